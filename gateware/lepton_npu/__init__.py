@@ -1,0 +1,1 @@
+"""The Lepton NPU in Amaranth HDL."""

@@ -1,0 +1,1 @@
+"""Local memory: the banked vector memory and the accumulators, behind one arbitrated crossbar."""
