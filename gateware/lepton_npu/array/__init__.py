@@ -1,0 +1,1 @@
+"""The matrix path: quantiser, tile memory, systolic array, matrix engine."""
