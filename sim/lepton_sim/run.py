@@ -128,7 +128,7 @@ def run_cocotb(
     plusargs : sequence of str
         For the simulator, such as ``"+trace"``.
     testcase : str or sequence of str, optional
-        Names of the cocotb tests to run (default: all). The environment's COCOTB_TEST_FILTER, a regular expression, wins.
+        Names of the cocotb tests to run (default: all). The environment's COCOTB_TEST_FILTER (a regex) wins.
     seed : int, optional
         Seed of cocotb's ``random`` and of `lepton_sim.seed()`; the environment's SEED wins. Default 1.
     waves : bool

@@ -1,0 +1,113 @@
+"""Verilog generation: names, reproducibility, and what must not be in it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from amaranth.hdl import Elaboratable, Module, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from lepton_npu.verilog import VerilogError, generate, port_names, to_rtlil
+
+from tests.sim.skid import SkidBuffer
+
+
+class Chain(wiring.Component):
+    """Two skid buffers and a memory, with an AMBA-like interface: everything that needs a name."""
+
+    def __init__(self):
+        axi = wiring.Signature({"awaddr": Out(32), "awready": In(1)})
+        super().__init__({"m_axi": Out(axi), "i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.first = first = SkidBuffer(8)
+        m.submodules.second = second = SkidBuffer(8)
+        m.submodules.store = store = Memory(shape=unsigned(8), depth=64, init=[])
+        write, read = store.write_port(), store.read_port()
+        wiring.connect(m, wiring.flipped(self.i), first.i)
+        wiring.connect(m, first.o, second.i)
+        wiring.connect(m, second.o, wiring.flipped(self.o))
+        count = Signal(6, name="count[0]")
+        with m.If(self.m_axi.awready):
+            m.d.sync += count.eq(count + 1)
+        m.d.comb += [write.addr.eq(count), write.data.eq(first.o.payload), write.en.eq(1)]
+        m.d.comb += [read.addr.eq(count), read.en.eq(1), self.m_axi.awaddr.eq(read.data)]
+        return m
+
+
+def _ports(text: str, module: str) -> set[str]:
+    header = re.search(rf"^module {module}\((.*?)\);", text, re.MULTILINE | re.DOTALL)
+    assert header is not None
+    return {name.strip() for name in header[1].split(",")}
+
+
+def test_names():
+    text, name_map = generate(Chain(), "chain")
+    assert _ports(text, "chain") == {
+        "clk", "rst", "m_axi_awaddr", "m_axi_awready",
+        "i_payload", "i_valid", "i_ready", "o_payload", "o_valid", "o_ready",
+    }  # fmt: skip
+    assert re.findall(r"^module (\w+)", text, re.MULTILINE) == ["chain", "chain_first", "chain_second"]
+    assert {"i_payload", "o_valid"} <= _ports(text, "chain_first")
+    assert "\\" not in text, "a name that needs an escape"
+    paths = {".".join(path) for path in name_map.values()}
+    assert {"chain.first.fsm_state", "chain.count_0"} <= paths
+    for path in paths:
+        assert re.search(rf"\b{path.split('.')[-1]}\b", text), path
+
+
+def test_reproducible_and_free_of_the_machine():
+    """The same bytes in another process with other hash seeds, and no path, date or user in them."""
+    script = "from tests.sim.test_verilog import Chain, generate; print(generate(Chain(), 'chain')[0], end='')"
+    texts = {generate(Chain(), "chain")[0]}
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        texts.add(done.stdout)
+    assert len(texts) == 1
+    (text,) = texts
+    assert not re.search(r"/\w+/|src =|\.py|git sha1", text)
+
+
+def test_header_timescale_and_style():
+    text, _ = generate(Chain(), "chain", header="Two lines\nof comment")
+    assert text.startswith("// Two lines\n// of comment\n")
+    assert "`timescale 1ns/1ps" in text
+    assert "always @*" not in text
+    assert "always_comb" not in text
+    assert len(text.splitlines()) < 400, "the memory's initial values are a loop"
+    assert re.search(r"for \(int i = 0; i < 64; i = i \+ 1\)\n\s*\w+\[i\] = 8'h00;", text)
+
+
+def test_port_names_that_collide():
+    class Clash(wiring.Component):
+        def __init__(self):
+            super().__init__({"a_b": In(1), "a": In(wiring.Signature({"b": Out(1)}))})
+
+        def elaborate(self, platform):
+            return Module()
+
+    with pytest.raises(VerilogError, match="two ports of Clash would both be called a_b"):
+        port_names(Clash())
+
+
+def test_needs_ports():
+    class Plain(Elaboratable):
+        def elaborate(self, platform):
+            return Module()
+
+    with pytest.raises(VerilogError, match="Plain has no signature: pass `ports`"):
+        to_rtlil(Plain(), "top")
+
+
+def test_ports_may_be_given():
+    buffer = SkidBuffer(4)
+    names = {name.replace("i_", "from_").replace("o_", "to_"): port for name, port in port_names(buffer).items()}
+    text, _ = generate(buffer, "buffer", names)
+    assert {"from_payload", "to_valid", "clk"} <= _ports(text, "buffer")
