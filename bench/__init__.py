@@ -1,0 +1,1 @@
+"""Measurements: synthesis, utilisation, speed."""

@@ -1,0 +1,25 @@
+"""The units that are linted, and placed and routed, on their own: one line each.
+
+Each entry makes the component in the size that the 8x8 FPGA preset has, or a typical one; the second value is the
+clock in MHz that it must reach on ECP5, speed grade 6.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from amaranth.lib import wiring
+
+Factory = Callable[[], wiring.Component]
+
+
+def _make(path: str, *args, **kwargs) -> Factory:
+    """Factory of ``lepton_npu.<path>`` that imports only when it is called."""
+
+    def factory() -> wiring.Component:
+        module, name = path.rsplit(".", 1)
+        return getattr(import_module(f"lepton_npu.{module}"), name)(*args, **kwargs)
+
+    return factory
+
+
+UNITS: dict[str, tuple[Factory, float]] = {}
