@@ -2,24 +2,22 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
+from lepton_npu.memory.block_ram import block_ram, read_block_ram
 from lepton_npu.spec.config import NpuConfig
 
 from .ports import TILE_READ_LATENCY, TileReadPort, TileWritePort
 
 __all__ = ["TileMemory", "rotate_right"]
 
-_FINE_BITS = 2
 
-
-def rotate_right(m: Module, value: Value, amount: Value, *, name: str, unit: int = 8, step: int = 1) -> Value:
-    """``value`` rotated towards its low end by ``amount * step`` units of ``unit`` bits: one multiplexer a bit."""
+def rotate_right(m: Module, value: Value, amount: Value, *, name: str, unit: int = 8) -> Value:
+    """``value`` rotated towards its low end by ``amount`` units of ``unit`` bits."""
     result = Signal(len(value), name=name)
     with m.Switch(amount):
         for count in range(1 << len(amount)):
-            cut = count * step * unit % len(value)
+            cut = count * unit % len(value)
             with m.Case(count):
                 m.d.comb += result.eq(Cat(value[cut:], value[:cut]))
     return result
@@ -32,8 +30,9 @@ class TileMemory(wiring.Component):
     column, are all in different banks. Every bank has two read ports, which block RAM with one of them realises as
     two copies. The content is zero at power-on and is kept through a reset.
 
-    Latency of a read is `TILE_READ_LATENCY` cycles (memory, coarse rotation, fine rotation) and both read ports and
-    the write port take an access every cycle. A read sees the writes of earlier cycles, and not the one of its own.
+    Latency of a read is `TILE_READ_LATENCY` cycles (memory, its output register, rotation), and both read ports and the
+    write port take an access every cycle. A read sees the writes of earlier cycles. What it gives for bytes that are
+    written in its own cycle is not defined.
 
     Parameters
     ----------
@@ -77,8 +76,7 @@ class TileMemory(wiring.Component):
         ports = {"stationary": self.stationary, "streamed": self.streamed}
         banks_read = {name: [] for name in ports}
         for bank in range(side):
-            memory = Memory(shape=8, depth=rows, init=[])
-            m.submodules[f"bank{bank}"] = memory
+            memory = m.submodules[f"bank{bank}"] = block_ram(8, rows)
             write = memory.write_port()
             m.d.comb += [
                 write.en.eq(self.write.en),
@@ -86,18 +84,16 @@ class TileMemory(wiring.Component):
                 write.data.eq(written.word_select(bank, 8)),
             ]
             for name, port in ports.items():
-                read = memory.read_port()
                 # In a row read every bank has the row's address; column c has its element of bank b in row b - c.
                 index = port.row[:side_bits]
                 element = Signal(side_bits, name=f"{name}_element{bank}")
-                m.d.comb += [
-                    element.eq(Mux(port.transpose, bank - index, index)),
-                    read.en.eq(port.en),
-                    read.addr.eq(Cat(element, port.row[side_bits:])),
-                ]
-                banks_read[name].append(read.data)
+                m.d.comb += element.eq(Mux(port.transpose, bank - index, index))
+                address = Cat(element, port.row[side_bits:])
+                banks_read[name].append(
+                    read_block_ram(m, memory, enable=port.en, address=address, name=f"{name}_bank{bank}")
+                )
 
-        exponents = m.submodules.exponents = Memory(shape=8, depth=self._config.tiles, init=[])
+        exponents = m.submodules.exponents = block_ram(8, self._config.tiles)
         write = exponents.write_port()
         m.d.comb += [
             write.en.eq(self.write.en),
@@ -106,31 +102,25 @@ class TileMemory(wiring.Component):
         ]
 
         for name, port in ports.items():
-            read = exponents.read_port()
-            m.d.comb += [read.en.eq(port.en), read.addr.eq(port.row[side_bits:])]
-            # Lane i of row (or column) r is in bank (i + r) mod T. The rotation by r is made in two registered steps.
-            amount1 = Signal(side_bits, name=f"{name}_amount1")
-            amount2 = Signal(_FINE_BITS, name=f"{name}_amount2")
-            coarse = Signal(side * 8, name=f"{name}_coarse")
-            fine = Signal(data.ArrayLayout(signed(8), side), name=f"{name}_fine")
-            exponent2 = Signal(8, name=f"{name}_exponent2")
-            exponent3 = Signal(8, name=f"{name}_exponent3")
+            exponent1 = read_block_ram(
+                m, exponents, enable=port.en, address=port.row[side_bits:], name=f"{name}_exponent1"
+            )
+            # Lane i of row (or column) r is in bank (i + r) mod T. Block RAM is slow: its output goes straight to a
+            # register, and the rotation has a cycle of its own.
+            amount1 = Signal(side_bits, name=f"{name}_amount1", reset_less=True)
+            amount2 = Signal(side_bits, name=f"{name}_amount2", reset_less=True)
+            exponent2 = Signal(8, name=f"{name}_exponent2", reset_less=True)
+            banks2 = Signal(side * 8, name=f"{name}_banks2", reset_less=True)
             valid = Signal(TILE_READ_LATENCY - 1, name=f"{name}_valid")
-            banks = Cat(*banks_read[name])
-            if side_bits > _FINE_BITS:
-                step = 1 << _FINE_BITS
-                turned = rotate_right(m, banks, amount1[_FINE_BITS:], name=f"{name}_turned", step=step)
-            else:
-                turned = banks
             m.d.sync += valid.eq(Cat(port.en, valid))
             with m.If(port.en):
                 m.d.sync += amount1.eq(port.row[:side_bits])
             with m.If(valid[0]):
-                m.d.sync += [coarse.eq(turned), amount2.eq(amount1), exponent2.eq(read.data)]
+                m.d.sync += [banks2.eq(Cat(*banks_read[name])), amount2.eq(amount1), exponent2.eq(exponent1)]
+            rotated = rotate_right(m, banks2, amount2, name=f"{name}_rotated")
+            line = Signal(data.ArrayLayout(signed(8), side), name=f"{name}_line", reset_less=True)
+            exponent3 = Signal(8, name=f"{name}_exponent3", reset_less=True)
             with m.If(valid[1]):
-                m.d.sync += [
-                    Value.cast(fine).eq(rotate_right(m, coarse, amount2, name=f"{name}_aligned")),
-                    exponent3.eq(exponent2),
-                ]
-            m.d.comb += [port.data.eq(fine), port.exponent.eq(exponent3)]
+                m.d.sync += [Value.cast(line).eq(rotated), exponent3.eq(exponent2)]
+            m.d.comb += [port.data.eq(line), port.exponent.eq(exponent3)]
         return m
