@@ -177,6 +177,7 @@ def place_and_route(unit: wiring.Component, name: str, target: float, seed: int 
         raise VerilogError(f"nextpnr failed on {name}: {(done.stdout + done.stderr)[-1500:]}")
     data = json.loads(report.read_text())
     fmax = min(clock["achieved"] for clock in data["fmax"].values())
+    worst = max(data["critical_paths"], key=lambda path: sum(step["delay"] for step in path["path"]))["path"]
     usage = usage_by_unit(map_design(alone, name, f"alone_{name}", flatten=True), levels=0)[0]
     return {
         "unit": name,
@@ -186,10 +187,22 @@ def place_and_route(unit: wiring.Component, name: str, target: float, seed: int 
         "FF": usage.ff,
         "DSP": usage.dsp,
         "BRAM": usage.bram,
+        "path": _describe(worst),
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
         "map_seconds": round(mapped - started, 1),
     }
+
+
+def _describe(path: list[dict]) -> str:
+    """Ends, LUT levels and delays of a critical path in one line."""
+    delay = {kind: sum(step["delay"] for step in path if step["type"] == kind) for kind in ("logic", "routing")}
+    levels = sum(step["type"] == "logic" for step in path)
+    start, end = path[0]["from"]["cell"], path[-1]["to"]["cell"]
+    total = sum(step["delay"] for step in path)
+    return (
+        f"{start} -> {end}: {total:.2f} ns, {levels} levels, logic {delay['logic']:.2f}, routing {delay['routing']:.2f}"
+    )
 
 
 def _table(rows: list[Usage]) -> str:
@@ -258,6 +271,7 @@ def route_units(names: list[str], seed: int) -> int:
             f"{row['seconds']:>5.0f} s{'' if row['fmax'] >= target else '  MISSED'}",
             flush=True,
         )
+        print(f"    {row['path']}", flush=True)
         (BUILD / f"unit_{name}.result.json").write_text(json.dumps(row, indent=1) + "\n")
     _write_unit_table()
     return missed

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from amaranth.lib import wiring
+from lepton_npu.spec.config import PRESETS
 
 Factory = Callable[[], wiring.Component]
 
@@ -22,4 +23,9 @@ def _make(path: str, *args, **kwargs) -> Factory:
     return factory
 
 
-UNITS: dict[str, tuple[Factory, float]] = {}
+_ECP5 = PRESETS["ecp5"]
+
+UNITS: dict[str, tuple[Factory, float]] = {
+    "tile_memory": (_make("array.tile_memory.TileMemory", _ECP5), 80.0),
+    "quantiser": (_make("array.quantiser.QuantEngine", _ECP5), 80.0),
+}
