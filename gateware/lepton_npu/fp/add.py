@@ -1,0 +1,111 @@
+"""binary32 addition."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .format import CANONICAL_NAN, Pipeline, Unpacked, infinity, normalise, pack_rounded
+
+__all__ = ["Fp32Add"]
+
+
+class Fp32Add(wiring.Component):
+    """a + b, or a - b: IEEE 754-2019, 5.4.1, with subnormals flushed.
+
+    One result a cycle, `latency` cycles after its operands.
+
+    Members
+    -------
+    i_valid : In(1), a, b : In(32), sub : In(1)
+        Operands; ``sub`` flips the sign of b.
+    o_valid : Out(1), o : Out(32)
+    """
+
+    latency = 5
+
+    i_valid: In(1)
+    a: In(32)
+    b: In(32)
+    sub: In(1)
+    o_valid: Out(1)
+    o: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        pipe = Pipeline(m, self.i_valid)
+
+        a, b = Unpacked(self.a), Unpacked(self.b)
+        b_sign = b.sign ^ self.sub
+        swap = Signal()
+        down, up = Signal(9), Signal(9)
+        m.d.comb += [
+            swap.eq(Cat(b.fraction, b.exponent) > Cat(a.fraction, a.exponent)),
+            down.eq(a.exponent - b.exponent),
+            up.eq(b.exponent - a.exponent),
+        ]
+        s = pipe.step(
+            big=Mux(swap, b.significand, a.significand),
+            small=Mux(swap, a.significand, b.significand),
+            exponent=Mux(swap, b.exponent, a.exponent),
+            distance=Mux(swap, up, down)[:8],
+            sign=Mux(swap, b_sign, a.sign),
+            differ=a.sign ^ b_sign,
+            zero_sign=a.sign & b_sign,
+            nan=a.nan | b.nan | (a.infinite & b.infinite & (a.sign ^ b_sign)),
+            infinite=a.infinite | b.infinite,
+        )
+
+        # Align; what falls below two guard bits is kept as one sticky bit.
+        shifted = Signal(24 + 27)
+        m.d.comb += shifted.eq(Cat(Const(0, 27), s.small) >> Mux(s.distance > 27, 27, s.distance[:5]))
+        s = pipe.step(
+            big=s.big,
+            small=Cat(shifted[:25].any(), shifted[25:51]),
+            exponent=s.exponent,
+            sign=s.sign,
+            differ=s.differ,
+            zero_sign=s.zero_sign,
+            nan=s.nan,
+            infinite=s.infinite,
+        )
+
+        # The larger magnitude comes first, so the difference is not negative.
+        total = Signal(28)
+        m.d.comb += total.eq(Cat(Const(0, 3), s.big) + (s.small ^ s.differ.replicate(27)) + s.differ)
+        s = pipe.step(
+            total=Cat(total[:27], total[27] & ~s.differ),
+            exponent=s.exponent,
+            sign=s.sign,
+            zero_sign=s.zero_sign,
+            nan=s.nan,
+            infinite=s.infinite,
+        )
+
+        coarse, count = normalise(m, s.total, (16, 8, 4), "coarse")
+        s = pipe.step(
+            total=coarse,
+            exponent=(s.exponent + 1 - count).as_signed(),
+            sign=s.sign,
+            zero_sign=s.zero_sign,
+            nan=s.nan,
+            infinite=s.infinite,
+        )
+
+        fine, count = normalise(m, s.total, (2, 1), "fine")
+        exponent = Signal(signed(10))
+        m.d.comb += exponent.eq(s.exponent - count)
+        packed = pack_rounded(m, s.sign, exponent, fine[4:28], fine[3], fine[:3].any())
+        result = Signal(32)
+        with m.If(s.nan):
+            m.d.comb += result.eq(CANONICAL_NAN)
+        with m.Elif(s.infinite):
+            m.d.comb += result.eq(infinity(s.sign))
+        with m.Elif(s.total == 0):
+            m.d.comb += result.eq(Cat(Const(0, 31), s.zero_sign))
+        with m.Else():
+            m.d.comb += result.eq(packed)
+        s = pipe.step(result=result)
+
+        assert pipe.depth == self.latency
+        m.d.comb += [self.o_valid.eq(pipe.valid), self.o.eq(s.result)]
+        return m

@@ -1,0 +1,118 @@
+"""binary32 fields, and the register stages that all units of this folder are made of."""
+
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+
+__all__ = ["CANONICAL_NAN", "Pipeline", "Unpacked", "infinity", "normalise", "pack_rounded"]
+
+CANONICAL_NAN = 0x7FC00000
+"""The one NaN that the units give."""
+
+
+class Pipeline:
+    """Register stages that load only when they hold something.
+
+    Each `step` registers the named values under the valid bit of the stage before, and moves that bit on.
+    """
+
+    def __init__(self, m: Module, valid: Value):
+        self._m = m
+        self.valid = valid
+        self.depth = 0
+
+    def step(self, **values: Value) -> SimpleNamespace:
+        """Registers of the next stage, under the names and with the shapes of ``values``."""
+        self.depth += 1
+        registers = {}
+        with self._m.If(self.valid):
+            for name, value in values.items():
+                value = Value.cast(value)
+                register = Signal(value.shape(), name=f"{name}{self.depth}", reset_less=True)
+                self._m.d.sync += register.eq(value)
+                registers[name] = register
+        valid = Signal(name=f"valid{self.depth}")
+        self._m.d.sync += valid.eq(self.valid)
+        self.valid = valid
+        return SimpleNamespace(**registers)
+
+
+class Unpacked:
+    """The fields of a binary32 word, subnormals read as zero.
+
+    Attributes
+    ----------
+    sign, exponent, fraction : Value
+        1, 8 and 23 bits; the fraction of a subnormal is 0.
+    significand : Value
+        24 bits with the hidden one; 0 for zero.
+    zero, infinite, nan : Value
+    """
+
+    def __init__(self, word: Value):
+        self.sign = word[31]
+        self.exponent = word[23:31]
+        self.zero = self.exponent == 0
+        self.fraction = Mux(self.zero, 0, word[:23])[:23]
+        self.significand = Cat(self.fraction, ~self.zero)
+        self.infinite = (self.exponent == 0xFF) & (word[:23] == 0)
+        self.nan = (self.exponent == 0xFF) & (word[:23] != 0)
+
+
+def infinity(sign: Value) -> Value:
+    """The infinity with that sign bit."""
+    return Cat(Value.cast(0x7F800000)[:31], sign)
+
+
+def normalise(m: Module, value: Value, steps: tuple[int, ...], name: str) -> tuple[Value, Value]:
+    """Shift ``value`` left by each of ``steps`` (descending powers of two) whose top bits are all zero.
+
+    Returns
+    -------
+    (shifted, count)
+        The shifted value, as wide as before, and how far it was shifted.
+    """
+    width, count = len(value), []
+    for step in steps:
+        empty = Signal(name=f"{name}_empty{step}")
+        shifted = Signal(width, name=f"{name}_shift{step}")
+        m.d.comb += [
+            empty.eq(value[width - step :] == 0),
+            shifted.eq(Mux(empty, (value << step)[:width], value)),
+        ]
+        value = shifted
+        count.append(empty)
+    total = Signal(range(sum(steps) + 1), name=f"{name}_count")
+    shifts = Cat(*reversed(count))
+    m.d.comb += total.eq(shifts << (steps[-1].bit_length() - 1))
+    return value, total
+
+
+def pack_rounded(m: Module, sign: Value, exponent: Value, significand: Value, half: Value, sticky: Value) -> Value:
+    """Round half to even and pack; overflow gives infinity, an exponent below 1 before rounding a zero.
+
+    Parameters
+    ----------
+    exponent : Value
+        Biased, signed, of the unrounded significand.
+    significand : Value
+        24 bits, the top one set.
+    half, sticky : Value
+        The bit below the significand, and whether any bit below that is set.
+    """
+    up = Signal(name="round_up")
+    rounded = Signal(25, name="rounded")
+    final = Signal(exponent.shape(), name="final_exponent")
+    result = Signal(32, name="packed")
+    m.d.comb += [
+        up.eq(half & (sticky | significand[0])),
+        rounded.eq(significand + up),
+        final.eq(exponent + rounded[24]),
+        # A carry out of the top leaves the fraction zero in either position.
+        result.eq(Cat(rounded[:23], final[:8], sign)),
+    ]
+    with m.If(exponent < 1):
+        m.d.comb += result.eq(Cat(Value.cast(0)[:1].replicate(31), sign))
+    with m.Elif(final >= 255):
+        m.d.comb += result.eq(infinity(sign))
+    return result

@@ -1,0 +1,147 @@
+"""Talking to a core through its registers: start, doorbell, faults, counters, reset."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from lepton_npu.spec.commands import Engine, FaultCause
+
+from .registers import REGISTERS
+
+__all__ = ["COUNTERS", "CoreFaultError", "Driver", "Fault", "RegisterBus"]
+
+ENABLE, RESET, CLEAR_COUNTERS = 1 << 0, 1 << 1, 1 << 2
+IRQ_DONE, IRQ_FAULT = 1 << 0, 1 << 1
+STATUS_IDLE, STATUS_RESETTING = 1 << 0, 1 << 3
+
+COUNTERS = (
+    "CYCLES",
+    "MATMUL_BUSY",
+    "MATMUL_ROWS",
+    "VECTOR_BUSY",
+    "VECTOR_ROWS",
+    "QUANT_BUSY",
+    "QUANT_ROWS",
+    "LOAD_BUSY",
+    "LOAD_BEATS",
+    "STORE_BUSY",
+    "STORE_BEATS",
+    "COMMANDS",
+)
+"""Names of the 64-bit counters; what each counts is in the register map."""
+
+
+class RegisterBus(Protocol):
+    """What reaches the AXI4-Lite port: the compiled harness, or a memory-mapped window of a board."""
+
+    def read(self, address: int) -> int:
+        """Read the 32-bit register at byte ``address``."""
+
+    def write(self, address: int, value: int) -> None:
+        """Write the 32-bit register at byte ``address``."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first fault since reset: what, where, and which command (its count since reset)."""
+
+    cause: FaultCause
+    engine: Engine
+    index: int
+    address: int
+
+    def __str__(self) -> str:
+        return f"{self.cause.name} in {self.engine.name}, command {self.index}, address 0x{self.address:x}"
+
+
+class CoreFaultError(RuntimeError):
+    """The core stopped with a fault, kept as ``fault``."""
+
+    def __init__(self, fault: Fault):
+        super().__init__(f"the core stopped: {fault}")
+        self.fault = fault
+
+
+class Driver:
+    """A core behind a `RegisterBus`, by register names.
+
+    Parameters
+    ----------
+    bus : RegisterBus
+        Reaches the core's registers.
+    """
+
+    def __init__(self, bus: RegisterBus):
+        self._bus = bus
+
+    def read(self, name: str) -> int:
+        """Read a register by its name."""
+        return self._bus.read(REGISTERS[name].address)
+
+    def write(self, name: str, value: int):
+        """Write a register by its name."""
+        self._bus.write(REGISTERS[name].address, value)
+
+    def _read64(self, name: str) -> int:
+        low = self.read(f"{name}_LO")  # latches the high half
+        return self.read(f"{name}_HI") << 32 | low
+
+    def start(self, ring: int, ring_log2: int):
+        """Give the core its ring and enable it."""
+        self.write("RING_BASE_LO", ring & 0xFFFFFFFF)
+        self.write("RING_BASE_HI", ring >> 32)
+        self.write("RING_LOG2", ring_log2)
+        self.write("IRQ_STATUS", IRQ_DONE | IRQ_FAULT)
+        self.write("IRQ_ENABLE", IRQ_DONE | IRQ_FAULT)
+        self.write("CTRL", ENABLE)
+
+    def doorbell(self, tail: int):
+        """Announce that the ring holds records up to count ``tail``."""
+        self.write("TAIL", tail & 0xFFFFFFFF)
+
+    def acknowledge(self) -> int:
+        """Clear the pending interrupts and return what they were."""
+        pending = self.read("IRQ_STATUS")
+        self.write("IRQ_STATUS", pending)
+        return pending
+
+    @property
+    def fault(self) -> Fault | None:
+        """The fault that stopped the core, or None."""
+        cause = FaultCause(self.read("FAULT_CAUSE"))
+        if cause == FaultCause.NONE:
+            return None
+        return Fault(
+            cause, Engine(self.read("FAULT_ENGINE")), self.read("FAULT_INDEX"), self._read64("FAULT_ADDRESS")
+        )
+
+    def check(self):
+        """Raise `CoreFaultError` if the core has stopped with a fault."""
+        if (fault := self.fault) is not None:
+            raise CoreFaultError(fault)
+
+    @property
+    def idle(self) -> bool:
+        """No command is waiting or running."""
+        return bool(self.read("STATUS") & STATUS_IDLE)
+
+    def soft_reset(self, attempts: int = 1000):
+        """Reset the core (memories and configuration stay); waits until the bus is quiet.
+
+        Raises
+        ------
+        TimeoutError
+            If the core is still resetting after ``attempts`` looks.
+        """
+        self.write("CTRL", RESET)
+        for _ in range(attempts):
+            if not self.read("STATUS") & STATUS_RESETTING:
+                return
+        raise TimeoutError(f"the core was still resetting after {attempts} reads of STATUS: the bus does not answer")
+
+    def counters(self) -> dict[str, int]:
+        """All counters by name."""
+        return {name: self._read64(name) for name in COUNTERS}
+
+    def clear_counters(self):
+        """Set all counters to zero; the core stays enabled."""
+        self.write("CTRL", ENABLE | CLEAR_COUNTERS)

@@ -1,0 +1,94 @@
+"""Runs jobs on the whole core in the compiled harness."""
+
+import functools
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from lepton_npu.spec.config import PRESETS, NpuConfig
+from lepton_npu.verilog import generate
+from lepton_verif.job import Job
+from leptonaicsdk.driver import Driver, Fault
+
+from .harness import Harness, Stalls
+from .harness.build import build_harness
+
+__all__ = ["CoreRun", "core_library", "core_verilog", "run_job"]
+
+MAX_CYCLES = 50_000_000
+
+
+@dataclass
+class CoreRun:
+    """What a job left behind: its fault if any, counters, simulated cycles, and seconds of host time."""
+
+    memory: np.ndarray
+    tag: int
+    fault: Fault | None
+    counters: dict[str, int]
+    cycles: int
+    seconds: float = 0.0
+    beats: tuple[int, int] = field(default=(0, 0))
+
+
+def core_verilog(config: NpuConfig, top=None) -> str:
+    """SystemVerilog of the core (module ``lepton_npu``); ``top`` replaces `LeptonNpu`, for planted bugs."""
+    if top is None:
+        from lepton_npu.top import LeptonNpu as top
+    return generate(top(config), "lepton_npu")[0]
+
+
+@functools.cache
+def core_library(config: NpuConfig, *, trace: bool = False, top=None):
+    """The built harness of a configuration."""
+    return build_harness(core_verilog(config, top), config, trace=trace)
+
+
+def run_job(
+    harness: Harness, job: Job, *, latency: int = 20, stalls: Stalls | None = None, interleave: bool = False,
+    seed: int = 0, max_cycles: int = MAX_CYCLES,
+) -> CoreRun:  # fmt: skip
+    """Run ``job`` from a hard reset until its interrupt.
+
+    Raises
+    ------
+    TimeoutError
+        If there is no interrupt within ``max_cycles``: the core hangs, which nothing may make it do.
+    HarnessError
+        If the core broke an AXI rule, or left transactions unfinished.
+    """
+    if job.memory.size != harness.memory.size or job.base != harness.base:
+        raise ValueError(
+            f"the harness must have the job's memory ({job.memory.size} bytes at 0x{job.base:x}), "
+            f"not {harness.memory.size} at 0x{harness.base:x}"
+        )
+    harness.memory[:] = job.memory
+    harness.configure(latency=latency, stalls=stalls, interleave=interleave, seed=seed)
+    harness.reset()
+    driver = Driver(harness)
+    driver.start(job.ring, job.ring_log2)
+    first, clock = harness.cycle, time.perf_counter()
+    beats = harness.beats
+    driver.doorbell(job.records)
+    if not harness.run(max_cycles):
+        raise TimeoutError(f"{job.name}: no interrupt within {max_cycles} cycles: {driver.counters()}")
+    seconds, cycles = time.perf_counter() - clock, harness.cycle - first
+    after = harness.beats
+    fault = driver.fault
+    return CoreRun(
+        harness.memory.copy(), driver.read("TAG"), fault, driver.counters(), cycles, seconds,
+        (after[0] - beats[0], after[1] - beats[1]),
+    )  # fmt: skip
+
+
+def preset(name: str) -> NpuConfig:
+    """The configuration of a preset.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message lists the presets.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"PRESET must be one of {', '.join(PRESETS)}, not {name}")
+    return PRESETS[name]

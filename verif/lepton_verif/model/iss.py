@@ -1,0 +1,274 @@
+"""Instruction-set simulator: the core's commands on the core's memories, bit for bit, without its timing.
+
+A command is one atomic step here. Engines take their commands in order and run in an order of this simulator's choosing:
+always the same one, or with ``schedule_seed`` a random one, so that a program whose result depends on an order that its semaphores
+do not enforce shows different results for different seeds.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from lepton_npu.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, Engine, FaultCause, Opcode, decode
+from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+from numpy.typing import NDArray
+
+from .iss_dma import prepare_load, prepare_store
+from .iss_matmul import prepare_matmul
+from .iss_quant import prepare_quant
+from .iss_state import CoreState, EngineFaultError, byte_view
+from .iss_vector import prepare_vector
+
+__all__ = ["Iss", "IssFault"]
+
+_ENGINES = (Engine.LOAD, Engine.STORE, Engine.QUANT, Engine.MATMUL, Engine.VECTOR)
+_PREPARE = {
+    Opcode.LOAD: prepare_load,
+    Opcode.STORE: prepare_store,
+    Opcode.QUANT: prepare_quant,
+    Opcode.MATMUL: prepare_matmul,
+    Opcode.VECTOR: prepare_vector,
+}
+_CACHE_LIMIT = 1 << 14
+_COUNT_MASK = (1 << 32) - 1
+
+
+@dataclass(frozen=True)
+class IssFault:
+    """The first fault: what, which engine, the command's index, and the address (0 where there is none)."""
+
+    cause: FaultCause
+    engine: Engine
+    index: int
+    address: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.cause.name} in {self.engine.name}, command {self.index}, address 0x{self.address:x}"
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A record after the decoder's checks; ``execute`` has all addresses computed."""
+
+    command: Command
+    fields: dict[str, int]
+    waits: tuple[int, ...]
+    posts: tuple[int, ...]
+    execute: Callable[[CoreState], None] | None
+
+
+class _Issued(NamedTuple):
+    index: int
+    decoded: _Decoded
+
+
+def _bits(mask: int) -> tuple[int, ...]:
+    return tuple(number for number in range(SEMAPHORES) if mask >> number & 1)
+
+
+class Iss:
+    """One core and its host memory.
+
+    Parameters
+    ----------
+    config : NpuConfig
+    memory : bytearray or numpy.ndarray of uint8
+        Host memory; read and written in place. Accesses outside it are bus errors.
+    base : int
+        Byte address of ``memory[0]``.
+    schedule_seed : int or None
+        Seed of a random order of the engines; None for a fixed order.
+
+    Attributes
+    ----------
+    state : CoreState
+        Vector memory, accumulators, tiles, exponents.
+    head, tail : int
+        Records fetched, and announced, modulo 2^32.
+    tag, irq : int, bool
+        TAG register; interrupt line.
+    fault : IssFault or None
+    semaphores : list of int
+    commands : dict
+        Commands finished, by opcode.
+    """
+
+    def __init__(
+        self,
+        config: NpuConfig,
+        memory: bytearray | NDArray[np.uint8],
+        *,
+        base: int = 0,
+        schedule_seed: int | None = None,
+    ):
+        self.config = config
+        self.state = CoreState(config, byte_view(memory), base)
+        self._random = None if schedule_seed is None else random.Random(schedule_seed)
+        self._cache: dict[bytes, _Decoded] = {}
+        self.tag = 0
+        self.soft_reset()
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """Host memory."""
+        return self.state.memory
+
+    def soft_reset(self):
+        """Clear engines, queues, semaphores, ring counts and fault; memories keep their content."""
+        self.ring, self.ring_log2 = 0, 0
+        self.head = self.tail = 0
+        self.irq = False
+        self.fault: IssFault | None = None
+        self.semaphores = [0] * SEMAPHORES
+        self.commands = dict.fromkeys(Opcode, 0)
+        self._queues: dict[Engine, deque[_Issued]] = {engine: deque() for engine in _ENGINES}
+        self._pending: _Issued | None = None
+
+    def start(self, ring: int, ring_log2: int):
+        """Set the ring: byte address, and log2 of its records."""
+        if ring % RECORD_BYTES:
+            raise ValueError(f"ring must be a multiple of {RECORD_BYTES}, not 0x{ring:x}")
+        self.ring, self.ring_log2 = ring, ring_log2
+
+    def doorbell(self, tail: int):
+        """Announce records up to count ``tail``; RING_OVERRUN if that is more than a ring ahead of ``head``."""
+        self.tail = tail & _COUNT_MASK
+        if (self.tail - self.head) & _COUNT_MASK > 1 << self.ring_log2 and self.fault is None:
+            self._stop(FaultCause.RING_OVERRUN, Engine.CONTROL, self.head, 0)
+
+    def run(self, ring: int | None = None, ring_log2: int = 16, records: int = 0) -> IssFault | None:
+        """Run until nothing is left to do, or to the first fault, which is returned.
+
+        With ``ring``, first `start` and announce ``records`` records more. Commands that wait for ever end in WATCHDOG.
+        """
+        if ring is not None:
+            self.start(ring, ring_log2)
+            self.doorbell(self.tail + records)
+        while self.fault is None:
+            if self._random is not None:
+                actions = [self._fetch] * self._can_fetch() + [self._issue] * self._can_issue()
+                ready = [engine for engine in _ENGINES if self._can_run(engine)]
+                choice = self._random.randrange(len(actions) + len(ready)) if actions or ready else -1
+                if choice < 0:
+                    break
+                if choice < len(actions):
+                    actions[choice]()
+                else:
+                    self._run(ready[choice - len(actions)])
+                continue
+            moved = False
+            while self.fault is None and (self._can_fetch() or self._can_issue()):
+                self._fetch() if self._pending is None else self._issue()
+                moved = True
+            for engine in _ENGINES:
+                if self.fault is None and self._can_run(engine):
+                    self._run(engine)
+                    moved = True
+            if not moved:
+                break
+        if self.fault is None:
+            waiting = [queue[0] for queue in self._queues.values() if queue]
+            if self._pending is not None:
+                waiting.append(self._pending)
+            if waiting:
+                oldest = min(waiting, key=lambda issued: (issued.index - self.head) & _COUNT_MASK)
+                self._stop(FaultCause.WATCHDOG, oldest.decoded.command.engine, oldest.index, 0)
+        return self.fault
+
+    def _stop(self, cause: FaultCause, engine: Engine, index: int, address: int):
+        self.fault = IssFault(cause, engine, index, address)
+        self.irq = True
+
+    def _can_fetch(self) -> bool:
+        return self._pending is None and self.head != self.tail
+
+    def _fetch(self):
+        """Read and decode the next record."""
+        address = self.ring + RECORD_BYTES * (self.head & (1 << self.ring_log2) - 1)
+        if not self.state.holds(address, RECORD_BYTES):
+            self._stop(FaultCause.BUS_FETCH, Engine.CONTROL, self.head, address)
+            return
+        start = address - self.state.base
+        record = self.state.memory[start : start + RECORD_BYTES].tobytes()
+        decoded = self._cache.get(record)
+        if decoded is None:
+            try:
+                decoded = self._decode(record)
+            except ValueError as error:
+                self._stop(error.args[0], Engine.CONTROL, self.head, 0)
+                return
+            if len(self._cache) >= _CACHE_LIMIT:
+                self._cache.clear()
+            self._cache[record] = decoded
+        self._pending = _Issued(self.head, decoded)
+        self.head = (self.head + 1) & _COUNT_MASK
+
+    def _decode(self, record: bytes) -> _Decoded:
+        command, fields = decode(record)
+        if command.opcode == Opcode.VECTOR and max(fields["lane_bcast"], fields["lane_xor"]) >= self.config.side:
+            raise ValueError(FaultCause.ILLEGAL_FIELD, f"lane masks must be below {self.config.side}")
+        execute: Callable[[CoreState], None] | None = None
+        if prepare := _PREPARE.get(command.opcode):
+            try:
+                execute = prepare(self.config, fields)
+            except EngineFaultError as fault:
+                execute = _raiser(fault)
+        return _Decoded(command, fields, _bits(fields["wait"]), _bits(fields["post"]), execute)
+
+    def _available(self, decoded: _Decoded) -> bool:
+        return all(self.semaphores[number] for number in decoded.waits)
+
+    def _can_issue(self) -> bool:
+        """Whether the pending record can go to its engine's queue, or, for CONTROL, be done."""
+        if self._pending is None:
+            return False
+        decoded = self._pending.decoded
+        if decoded.command.engine != Engine.CONTROL:
+            return len(self._queues[decoded.command.engine]) < self.config.queue_depth
+        fence = decoded.command.opcode in (Opcode.FENCE, Opcode.IRQ)
+        return self._available(decoded) and not (fence and any(self._queues.values()))
+
+    def _issue(self):
+        issued, self._pending = self._pending, None
+        if issued.decoded.command.engine == Engine.CONTROL:
+            self._complete(issued)
+        else:
+            self._queues[issued.decoded.command.engine].append(issued)
+
+    def _can_run(self, engine: Engine) -> bool:
+        queue = self._queues[engine]
+        return bool(queue) and self._available(queue[0].decoded)
+
+    def _run(self, engine: Engine):
+        self._complete(self._queues[engine].popleft())
+
+    def _complete(self, issued: _Issued):
+        """Take semaphores, act, post."""
+        decoded = issued.decoded
+        for number in decoded.waits:
+            self.semaphores[number] -= 1
+        if decoded.execute is not None:
+            try:
+                decoded.execute(self.state)
+            except EngineFaultError as fault:
+                self._stop(fault.cause, decoded.command.engine, issued.index, fault.address)
+                return
+        elif decoded.command.opcode == Opcode.IRQ:
+            self.tag = decoded.fields["tag"]
+            self.irq = True
+        self.commands[decoded.command.opcode] += 1
+        for number in decoded.posts:
+            self.semaphores[number] += 1
+            if self.semaphores[number] > SEMAPHORE_MAX:
+                self._stop(FaultCause.SEMAPHORE_OVERFLOW, decoded.command.engine, issued.index, 0)
+                return
+
+
+def _raiser(fault: EngineFaultError) -> Callable[[CoreState], None]:
+    def execute(_: CoreState):
+        raise EngineFaultError(fault.cause, fault.address)
+
+    return execute

@@ -1,0 +1,106 @@
+"""LOAD and STORE of the instruction-set simulator.
+
+Order of the checks: MISALIGNED (address, then stride); then for each row ADDRESS_RANGE, LOCAL_RANGE, BUS_READ or BUS_WRITE.
+Rows before the first bad one are transferred, nothing of the bad one is.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from lepton_npu.spec.commands import FaultCause
+from lepton_npu.spec.config import NpuConfig
+
+from .iss_addresses import as_slice, is_local, nest
+from .iss_state import CoreState, EngineFaultError
+
+__all__ = ["prepare_load", "prepare_store"]
+
+Execute = Callable[[CoreState], None]
+
+
+class _Transfer:
+    """Addresses of a LOAD or STORE."""
+
+    def __init__(self, config: NpuConfig, f: dict[str, int], store: bool):
+        for value in (f["address"], f["stride"]):
+            if value % config.bus_bytes:
+                raise EngineFaultError(FaultCause.MISALIGNED, f["address"])
+        self.config, self.store = config, store
+        self.rows, self.bytes = f["rows"], 4 * f["words"]
+        self.address, self.stride = f["address"], f["stride"]
+        self.length = -(-f["words"] // config.side)
+        self.local = nest(f["local"], (f["rows"], f["local_stride"]), (self.length, 1))
+        self.local = np.broadcast_to(self.local, (self.rows, self.length))
+        self.index = as_slice(self.local)
+        last = self.address + (self.rows - 1) * self.stride
+        self.low, self.high = min(self.address, last), max(self.address, last) + self.bytes
+        self.valid = self.low >= 0 and self.high <= 1 << config.addr_width and self._local_valid(self.local).all()
+        self.overlapping = abs(self.stride) < self.bytes and self.rows > 1
+
+    def _local_valid(self, addresses: np.ndarray) -> np.ndarray:
+        if self.store:
+            return is_local(self.config, addresses)
+        return (addresses >= 0) & (addresses < self.config.vmem_rows)
+
+    def good_rows(self, state: CoreState) -> tuple[int, EngineFaultError | None]:
+        """Rows before the first fault, and that fault."""
+        if self.valid and state.holds(self.low, self.high - self.low):
+            return self.rows, None
+        for row in range(self.rows):
+            address = self.address + row * self.stride
+            if address < 0 or address + self.bytes > 1 << self.config.addr_width:
+                return row, EngineFaultError(FaultCause.ADDRESS_RANGE, address)
+            valid = self._local_valid(self.local[row])
+            if not valid.all():
+                return row, EngineFaultError(FaultCause.LOCAL_RANGE, int(self.local[row][~valid][0]))
+            if not state.holds(address, self.bytes):
+                return row, EngineFaultError(FaultCause.BUS_WRITE if self.store else FaultCause.BUS_READ, address)
+        raise AssertionError("the extremes of a linear sequence are its bounds")
+
+    def memory_rows(self, state: CoreState, rows: int) -> np.ndarray:
+        """The bytes of the first ``rows`` rows in memory, as a view."""
+        start = self.address - state.base
+        return np.lib.stride_tricks.as_strided(state.memory[start:], (rows, self.bytes), (self.stride, 1))
+
+
+def prepare_load(config: NpuConfig, f: dict[str, int]) -> Execute:
+    """Rows of memory to the vector memory."""
+    t = _Transfer(config, f, store=False)
+    width = t.length * config.row_bytes
+
+    def execute(state: CoreState):
+        rows, fault = t.good_rows(state)
+        if rows:
+            data = t.memory_rows(state, rows)
+            if width != t.bytes:
+                padded = np.zeros((rows, width), np.uint8)
+                padded[:, : t.bytes] = data
+                data = padded
+            words = np.ascontiguousarray(data).view("<u4").reshape(-1, config.side)
+            # Repeated targets: NumPy keeps the last, as the engine does.
+            state.local[t.index if rows == t.rows else t.local[:rows].reshape(-1)] = words
+        if fault:
+            raise fault
+
+    return execute
+
+
+def prepare_store(config: NpuConfig, f: dict[str, int]) -> Execute:
+    """Local rows to memory."""
+    t = _Transfer(config, f, store=True)
+
+    def execute(state: CoreState):
+        rows, fault = t.good_rows(state)
+        if rows:
+            words = state.local[t.index if rows == t.rows else t.local[:rows].reshape(-1)]
+            data = words.astype("<u4", copy=False).reshape(rows, -1).view(np.uint8)[:, : t.bytes]
+            if t.overlapping:  # In order, so that the last row stays.
+                for row in range(rows):
+                    start = t.address + row * t.stride - state.base
+                    state.memory[start : start + t.bytes] = data[row]
+            else:
+                t.memory_rows(state, rows)[...] = data
+        if fault:
+            raise fault
+
+    return execute
