@@ -23,7 +23,6 @@ _CHUNK = 1 << 21
 _MAX_LIMB_SUM = 2
 _UNIT = 254 + 12
 _SMALLEST_NORMAL = np.float32(2.0**-126)
-_SIGN = np.uint32(0x80000000)
 
 
 def limb_passes(a_precision: int, b_precision: int) -> list[tuple[int, int]]:
@@ -63,11 +62,10 @@ def _accumulate(terms: NDArray[np.float32]) -> NDArray[np.uint32]:
         partial = np.add.accumulate(terms, axis=0)
     magnitude = np.abs(partial)
     if not (np.isfinite(partial).all() and ((magnitude >= _SMALLEST_NORMAL) | (magnitude == 0)).all()):
-        words = terms.view(np.uint32)
-        total = words[0]
-        for term in words[1:]:
+        total = fp32.canonicalize(terms[0])
+        for term in terms[1:]:
             total = fp32.add(total, term)
-        return np.where(np.isnan(terms[0]), fp32.CANONICAL_NAN, total).astype(np.uint32) if len(terms) == 1 else total
+        return fp32.bits(total)
     return partial[-1].view(np.uint32)
 
 
