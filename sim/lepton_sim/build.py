@@ -200,7 +200,7 @@ def _verilator(
     lines += [f'public_flat_rw -module "{module}" -var "{signal}"' for module, signal in public]
     (work / "public.vlt").write_text("\n".join(["`verilator_config", *lines, ""]))
     libraries = cocotb_tools.config.libs_dir
-    command = [
+    command: list[str | Path] = [
         tool.executable, "--cc", "--exe", "--vpi", "--no-timing", "--timescale", "1ns/1ps", "-O3",
         # Two-state: a register or memory word without a value starts as zero, as on an FPGA; Icarus finds X.
         "--x-assign", "fast", "--x-initial", "fast",

@@ -56,7 +56,7 @@ def _python() -> list[tuple[str, list[str]]]:
     return [
         ("ruff check", [sys.executable, "-m", "ruff", "check", "--quiet", "."]),
         ("ruff format", [sys.executable, "-m", "ruff", "format", "--check", "--quiet", "."]),
-        ("mypy", [sys.executable, "-m", "mypy", "--no-error-summary"]),
+        ("mypy", [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context"]),
     ]
 
 
