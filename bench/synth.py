@@ -154,44 +154,45 @@ class Registered(Elaboratable):
         return m
 
 
-def place_and_route(unit: wiring.Component, name: str, target: float, seed: int = 1) -> dict:
-    """Place and route ``unit`` between registers; ``{"unit", "fmax", "target", "LUT", ...}``.
+def place_and_route(unit: wiring.Component, name: str, target: float, seeds: int = 3) -> dict:
+    """Place and route ``unit`` between registers; ``{"unit", "fmax", "target", "LUT", ..., "path"}``.
 
-    The clock is that of the wrapped unit, the resources are those of the unit alone.
+    The clock is that of the wrapped unit, the resources are those of the unit alone. Placement is a matter of luck to
+    some percent: up to ``seeds`` placements are tried, until one meets the target, and the best one counts.
     """
     alone, _ = to_rtlil(unit, name)
     wrapped = Registered(unit)
     text, _ = to_rtlil(wrapped, f"unit_{name}", wrapped.ports)
     started = time.perf_counter()
     netlist = map_design(text, f"unit_{name}", f"unit_{name}", flatten=True)
-    mapped = time.perf_counter()
-    report = BUILD / f"unit_{name}.pnr.json"
+    best: dict = {"fmax": 0.0}
+    for seed in range(1, seeds + 1):
+        fmax, path = _route(netlist, target, seed)
+        if fmax > best["fmax"]:
+            best = {"fmax": round(fmax, 1), "path": path, "seed": seed}
+        if fmax >= target:
+            break
+    usage = usage_by_unit(map_design(alone, name, f"alone_{name}", flatten=True), levels=0)[0]
+    numbers = {"LUT": usage.lut, "FF": usage.ff, "DSP": usage.dsp, "BRAM": usage.bram}
+    return {"unit": name, "target": target, **best, **numbers, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _route(netlist: Path, target: float, seed: int) -> tuple[float, str]:
+    """Clock in MHz, and the longest path, of one placement of ``netlist``."""
+    report = netlist.with_suffix(".pnr.json")
     command = [
         *(sys.executable, "-c", _NEXTPNR),
         *("--85k", "--package", "CABGA756", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail"),
         *("--freq", str(target), "--seed", str(seed), "--json", netlist.name, "--report", report.name, "--quiet"),
     ]
-    done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True, check=False)
-    (BUILD / f"unit_{name}.pnr.log").write_text(done.stdout + done.stderr)
+    done = subprocess.run(command, cwd=netlist.parent, capture_output=True, text=True, check=False)
+    netlist.with_suffix(".pnr.log").write_text(done.stdout + done.stderr)
     if done.returncode or not report.exists():
-        raise VerilogError(f"nextpnr failed on {name}: {(done.stdout + done.stderr)[-1500:]}")
+        raise VerilogError(f"nextpnr failed on {netlist.stem}: {(done.stdout + done.stderr)[-1500:]}")
     data = json.loads(report.read_text())
-    fmax = min(clock["achieved"] for clock in data["fmax"].values())
-    worst = max(data["critical_paths"], key=lambda path: sum(step["delay"] for step in path["path"]))["path"]
-    usage = usage_by_unit(map_design(alone, name, f"alone_{name}", flatten=True), levels=0)[0]
-    return {
-        "unit": name,
-        "fmax": round(fmax, 1),
-        "target": target,
-        "LUT": usage.lut,
-        "FF": usage.ff,
-        "DSP": usage.dsp,
-        "BRAM": usage.bram,
-        "path": _describe(worst),
-        "seed": seed,
-        "seconds": round(time.perf_counter() - started, 1),
-        "map_seconds": round(mapped - started, 1),
-    }
+    clocked = [path["path"] for path in data["critical_paths"] if "<async>" not in (path["from"], path["to"])]
+    worst = max(clocked, key=lambda path: sum(step["delay"] for step in path))
+    return min(clock["achieved"] for clock in data["fmax"].values()), _describe(worst)
 
 
 def _describe(path: list[dict]) -> str:
@@ -249,7 +250,7 @@ def synthesise(preset: str, *, dsp: bool, levels: int) -> list[Usage]:
     return rows
 
 
-def route_units(names: list[str], seed: int) -> int:
+def route_units(names: list[str], seeds: int) -> int:
     """Place and route units; the number of those that miss their target."""
     BUILD.mkdir(parents=True, exist_ok=True)
     missed = 0
@@ -259,7 +260,7 @@ def route_units(names: list[str], seed: int) -> int:
     for name in names:
         factory, target = UNITS[name]
         try:
-            row = place_and_route(factory(), name, target, seed)
+            row = place_and_route(factory(), name, target, seeds)
         except (VerilogError, LatchError, ImportError) as error:
             print(f"{name:<24} {error}")
             missed += 1
@@ -293,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--unit", action="append", help="place and route this unit of bench/units.py; 'all' for each")
     parser.add_argument("--no-dsp", action="store_true", help="multipliers in LUTs")
     parser.add_argument("--levels", type=int, default=3, help="depth of the table (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the placer")
+    parser.add_argument("--seeds", type=int, default=3, help="placements to try for a target (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         if not options.unit:
@@ -304,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown:
             print(f"unit must be one of {', '.join(UNITS)}, not {', '.join(unknown)}", file=sys.stderr)
             return 2
-        return 1 if route_units(names, options.seed) else 0
+        return 1 if route_units(names, options.seeds) else 0
     except (VerilogError, LatchError) as error:
         print(f"synth: {error}", file=sys.stderr)
         return 1

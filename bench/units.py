@@ -26,6 +26,14 @@ def _make(path: str, *args, **kwargs) -> Factory:
 _ECP5 = PRESETS["ecp5"]
 
 UNITS: dict[str, tuple[Factory, float]] = {
+    "fp32_add": (_make("fp.add.Fp32Add"), 80.0),
+    "fp32_mul": (_make("fp.mul.Fp32Mul"), 80.0),
+    "fp32_mul_add": (_make("fp.mul.Fp32MulAdd"), 80.0),
+    "fp32_compare": (_make("fp.compare.Fp32Compare"), 80.0),
+    "fp32_function": (_make("fp.function.Fp32Function"), 80.0),
+    "element_to_fp32": (_make("fp.convert.ElementToFp32"), 80.0),
+    "fp32_to_element": (_make("fp.convert.Fp32ToElement"), 80.0),
+    "scaled_int_to_fp32": (_make("fp.convert.ScaledIntToFp32", _ECP5.sum_bits), 80.0),
     "tile_memory": (_make("array.tile_memory.TileMemory", _ECP5), 80.0),
     "quantiser": (_make("array.quantiser.QuantEngine", _ECP5), 80.0),
 }
