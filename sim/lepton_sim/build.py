@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import cocotb
@@ -85,6 +86,30 @@ def locked(path: Path) -> Iterator[None]:
 def digest(*parts: object) -> str:
     """Short hash of the texts of ``parts``."""
     return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:20]
+
+
+@functools.cache
+def gateware_digest() -> str:
+    """Hash of everything that generated Verilog depends on: the gateware's sources, Amaranth's and Yosys' versions."""
+    sources = sorted((ROOT / "gateware").rglob("*.py")) + sorted((ROOT / "gateware").rglob("*.rdl"))
+    texts = [f"{path.relative_to(ROOT)}\0{path.read_text()}" for path in sources]
+    return digest(metadata.version("amaranth"), metadata.version("pyosys"), *texts)
+
+
+def kept_text(name: str, key: tuple, make: Callable[[], str]) -> str:
+    """``make()``, or the text it gave before for the same ``key`` and the same gateware.
+
+    For the whole core, whose Verilog takes longer to generate than many a test to run. ``key`` holds whatever decides
+    the text besides the sources in ``gateware``.
+    """
+    path = cache_folder() / f"{name}-{digest(gateware_digest(), *key)}.sv"
+    if not path.exists():
+        with locked(path.with_suffix(".lock")):
+            if not path.exists():
+                fresh = path.with_suffix(f".{os.getpid()}")
+                fresh.write_text(make())
+                fresh.replace(path)
+    return path.read_text()
 
 
 def top_ports(verilog: str, toplevel: str) -> list[str]:

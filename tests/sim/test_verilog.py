@@ -4,13 +4,17 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 from amaranth.hdl import Elaboratable, Module, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from lepton_npu import verilog
+from lepton_npu.spec.config import PRESETS
 from lepton_npu.verilog import VerilogError, generate, port_names, to_rtlil
+from lepton_sim.build import kept_text
 
 from tests.sim.skid import SkidBuffer
 
@@ -111,3 +115,32 @@ def test_ports_may_be_given():
     names = {name.replace("i_", "from_").replace("o_", "to_"): port for name, port in port_names(buffer).items()}
     text, _ = generate(buffer, "buffer", names)
     assert {"from_payload", "to_valid", "clk"} <= _ports(text, "buffer")
+
+
+def test_command_writes_every_preset(tmp_path, monkeypatch):
+    """`make rtl`: one file a preset, with its parameters in the head, and the names beside it."""
+    core = types.ModuleType("lepton_npu.top")
+    core.LeptonNpu = lambda config: SkidBuffer(config.side)
+    monkeypatch.setitem(sys.modules, "lepton_npu.top", core)
+    verilog.main(["--output", str(tmp_path)])
+    for name, config in PRESETS.items():
+        text = (tmp_path / f"lepton_npu_{name}.sv").read_text()
+        assert f"preset {name}: {config}" in text
+        assert f"module lepton_npu_{name}(" in text
+        assert f"lepton_npu_{name}.fsm_state" in (tmp_path / f"lepton_npu_{name}.names.json").read_text()
+    with pytest.raises(VerilogError, match=r"preset must be one of tiny, .*, not huge"):
+        verilog.generate_preset("huge")
+
+
+def test_kept_text_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEPTON_CACHE", str(tmp_path))
+    made = []
+
+    def make(text: str) -> str:
+        made.append(text)
+        return text
+
+    assert kept_text("core", ("a",), lambda: make("one")) == "one"
+    assert kept_text("core", ("a",), lambda: make("two")) == "one"
+    assert kept_text("core", ("b",), lambda: make("three")) == "three"
+    assert made == ["one", "three"]
