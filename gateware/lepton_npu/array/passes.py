@@ -1,0 +1,76 @@
+"""The order of passes of a MATMUL: N tiles, K tiles, limbs of B, limbs of A."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["MAX_LIMB_SUM", "PassCounter"]
+
+MAX_LIMB_SUM = 2
+"""Limb products whose numbers add up to more are below the result's precision and left out."""
+
+
+class PassCounter(wiring.Component):
+    """Counts the passes of one command: for n, for k, for lb, for la, with la + lb at most `MAX_LIMB_SUM`.
+
+    Members
+    -------
+    start : In(1)
+        Begin with the first pass.
+    step : In(1)
+        Go to the next pass.
+    k_tiles, n_tiles : In(16), a_precision, b_precision : In(2)
+        Of the command; they must not change while it runs.
+    la, lb : Out(2)
+        Limbs of the present pass.
+    first_k : Out(1)
+        The present pass is in K tile 0.
+    next_la, next_lb, next_k, next_n : Out(1)
+        What the next step changes: exactly one of them, or none after the last pass.
+    """
+
+    start: In(1)
+    step: In(1)
+    k_tiles: In(16)
+    n_tiles: In(16)
+    a_precision: In(2)
+    b_precision: In(2)
+    la: Out(2)
+    lb: Out(2)
+    first_k: Out(1)
+    next_la: Out(1)
+    next_lb: Out(1)
+    next_k: Out(1)
+    next_n: Out(1)
+
+    def elaborate(self, platform):
+        m = Module()
+        k, n = Signal(16), Signal(16)
+        more_k, more_n = Signal(), Signal()
+        m.d.comb += [
+            self.first_k.eq(k == 0),
+            more_k.eq(k + 1 < self.k_tiles),
+            more_n.eq(n + 1 < self.n_tiles),
+            self.next_la.eq((self.la < self.a_precision) & (self.la + self.lb < MAX_LIMB_SUM)),
+            self.next_lb.eq(~self.next_la & (self.lb < self.b_precision)),
+            self.next_k.eq(~self.next_la & ~self.next_lb & more_k),
+            self.next_n.eq(~self.next_la & ~self.next_lb & ~more_k & more_n),
+        ]
+        with m.If(self.start):
+            m.d.sync += [k.eq(0), n.eq(0), self.la.eq(0), self.lb.eq(0)]
+        with m.Elif(self.step):
+            with m.If(self.next_la):
+                m.d.sync += self.la.eq(self.la + 1)
+            with m.Else():
+                m.d.sync += self.la.eq(0)
+                with m.If(self.next_lb):
+                    m.d.sync += self.lb.eq(self.lb + 1)
+                with m.Else():
+                    m.d.sync += self.lb.eq(0)
+                    with m.If(self.next_k):
+                        m.d.sync += k.eq(k + 1)
+                    with m.Else():
+                        m.d.sync += k.eq(0)
+                        with m.If(self.next_n):
+                            m.d.sync += n.eq(n + 1)
+        return m

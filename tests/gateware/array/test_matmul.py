@@ -1,0 +1,194 @@
+"""The matrix engine at T = 4 against the instruction-set simulator's MATMUL, with gaps between commands."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+from lepton_npu.array.accumulate import Accumulate
+from lepton_npu.array.stream_rows import RowStreamer
+from lepton_npu.spec.commands import COMMANDS, FaultCause, Opcode
+from lepton_npu.spec.config import ACC_SPACE, PRESETS, NpuConfig
+from lepton_verif.model.iss_matmul import prepare_matmul
+from lepton_verif.model.iss_state import CoreState
+
+from tests.gateware.array.matmul_bench import MatmulBench
+
+CONFIG = NpuConfig(side=4, lanes=4, vmem_rows=64, acc_rows=64, tiles=64, max_burst=16)
+MATMUL = COMMANDS[Opcode.MATMUL]
+
+
+def fill(state: CoreState, rng: np.random.Generator):
+    state.tiles[:] = rng.integers(-128, 128, state.tiles.shape)
+    state.exponents[:] = rng.integers(115, 140, state.exponents.shape)
+    extreme = rng.integers(0, 8, state.exponents.shape)
+    state.exponents[extreme == 0] = 254
+    state.exponents[extreme == 1] = 1
+    state.exponents[rng.integers(0, 40, state.exponents.shape) == 0] = 255
+    state.tiles[state.exponents == 255] = 0
+
+
+def random_command(rng: np.random.Generator) -> dict[str, int]:
+    """A command whose every address is in range: shapes first, strides to fit."""
+    while True:
+        rows = int(rng.integers(1, 14))
+        f = {
+            "a_transpose": int(rng.integers(2)),
+            "b_transpose": int(rng.integers(2)),
+            "accumulate": int(rng.integers(2)),
+            "a_precision": int(rng.integers(3)),
+            "b_precision": int(rng.integers(3)),
+            "a_tile": int(rng.integers(CONFIG.tiles)),
+            "b_tile": int(rng.integers(CONFIG.tiles)),
+            "acc": ACC_SPACE + int(rng.integers(CONFIG.acc_rows)),
+            "rows": rows,
+            "k_tiles": int(rng.integers(1, 4)),
+            "n_tiles": int(rng.integers(1, 3)),
+            "a_k_stride": int(rng.integers(6)),
+            "a_limb_stride": int(rng.integers(6)),
+            "b_k_stride": int(rng.integers(6)),
+            "b_n_stride": int(rng.integers(6)),
+            "b_limb_stride": int(rng.integers(6)),
+            "acc_n_stride": int(rng.integers(-4, 16)),
+            "count0": int(rng.integers(1, 6)),
+            "count1": int(rng.integers(1, 4)),
+            "a_stride0": int(rng.integers(-3, 6)),
+            "a_stride1": int(rng.integers(-8, 16)),
+            "a_stride2": int(rng.integers(-8, 16)),
+            "acc_stride0": int(rng.integers(-1, 3)),
+            "acc_stride1": int(rng.integers(-3, 6)),
+            "acc_stride2": int(rng.integers(-3, 6)),
+            "a_row": int(rng.integers(8)),
+        }
+        try:
+            prepare_matmul(CONFIG, f)
+        except Exception:
+            continue
+        return f
+
+
+def simulate(commands: list[dict[str, int]], state: CoreState, gaps: list[int]) -> tuple[np.ndarray, int, int]:
+    """Run commands; returns the accumulators, cycles of ``active``, and rows."""
+    bench = MatmulBench(CONFIG)
+    active = rows = 0
+
+    async def process(ctx):
+        nonlocal active, rows
+        for tile in range(CONFIG.tiles):
+            for row in range(CONFIG.side):
+                ctx.set(bench.write.en, 1)
+                ctx.set(bench.write.row, tile * CONFIG.side + row)
+                ctx.set(bench.write.data, [int(v) for v in state.tiles[tile, row]])
+                ctx.set(bench.write.exponent, int(state.exponents[tile]))
+                await ctx.tick()
+        ctx.set(bench.write.en, 0)
+        done, waiting = 0, list(zip(commands, gaps))
+        gap = waiting[0][1]
+        for _ in range(20_000):
+            offer = bool(waiting) and gap == 0
+            ctx.set(bench.engine.cmd.valid, offer)
+            if offer:
+                ctx.set(bench.engine.cmd.payload, {"index": 0, **waiting[0][0]})
+            taken = offer and ctx.get(bench.engine.cmd.ready)
+            active += ctx.get(bench.active)
+            rows += ctx.get(bench.row)
+            done += ctx.get(bench.engine.done)
+            assert not ctx.get(bench.engine.fault.valid)
+            await ctx.tick()
+            if taken:
+                waiting.pop(0)
+                gap = waiting[0][1] if waiting else 0
+            elif gap:
+                gap -= 1
+            if done == len(commands):
+                break
+        assert done == len(commands), "not all commands are done"
+        for _ in range(30):
+            await ctx.tick()
+            assert not ctx.get(bench.engine.busy)
+            assert not ctx.get(bench.engine.done)
+        for row in range(CONFIG.acc_rows):
+            value = ctx.get(bench.accumulators.data[row])
+            found[row] = np.frombuffer(int(value).to_bytes(CONFIG.row_bytes, "little"), "<u4")
+
+    found = np.zeros((CONFIG.acc_rows, CONFIG.side), np.uint32)
+    simulator = Simulator(bench)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(process)
+    simulator.run()
+    return found, active, rows
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_random_commands(seed, case):
+    """Shapes, orientations, precisions, strides and repeated accumulator rows, back to back and with gaps."""
+    rng = np.random.default_rng([seed, case])
+    state = CoreState(CONFIG, np.zeros(0, np.uint8))
+    fill(state, rng)
+    commands = [random_command(rng) for _ in range(8)]
+    gaps = [int(g) for g in rng.choice([0, 0, 0, 5, 60], len(commands))]
+    found, _, _ = simulate(commands, state, gaps)
+    for command in commands:
+        prepare_matmul(CONFIG, command)(state)
+    wrong = np.argwhere(found != state.acc)
+    assert not wrong.size, (
+        f"{len(wrong)} words differ, first {wrong[0]}: {found[tuple(wrong[0])]:08x}, expected {state.acc[tuple(wrong[0])]:08x}"
+    )
+
+
+def test_no_gap_between_passes():
+    """n_tiles * k_tiles passes of R rows take that many times max(R, T) cycles, plus the way in and out.
+
+    At T = 4, passes of 4 rows wait for the accumulators: a row is read again `Accumulate.turnaround` cycles later.
+    """
+    turnaround = Accumulate(CONFIG).turnaround
+    state = CoreState(CONFIG, np.zeros(0, np.uint8))
+    for rows in (4, 9, 16):
+        command = MATMUL.unpack(
+            MATMUL.pack(rows=rows, k_tiles=4, n_tiles=3, a_k_stride=4, b_k_stride=3, b_n_stride=1, acc=ACC_SPACE,
+                        count0=16, a_stride0=1, acc_stride0=1, acc_n_stride=16)
+        )  # fmt: skip
+        command = {name: value for name, value in command.items() if name not in ("opcode", "wait", "post")}
+        _, active, streamed = simulate([command, command], state, [0, 0])
+        assert streamed == 2 * 12 * rows
+        way = 2 * CONFIG.side + 3 + 2 + 8 + 4
+        period = max(rows, turnaround)
+        assert 2 * 12 * period - (period - rows) <= active <= 2 * 12 * period + way + 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "address"),
+    [
+        ({"a_tile": 64}, 64 * 4),
+        ({"b_tile": 64}, 64 * 4),
+        ({"rows": 2, "count0": 2, "a_stride0": -1}, -1),
+        ({"rows": 2, "count0": 2, "acc_stride0": -1}, ACC_SPACE - 1),
+        ({"n_tiles": 2, "acc_n_stride": 64}, ACC_SPACE + 64),
+        ({"k_tiles": 2, "b_k_stride": 65535}, 65535 * 4),
+    ],
+)
+def test_out_of_range(fields, address):
+    """The engine stops at the first bad address, says which, and never uses it."""
+    command = {"acc": ACC_SPACE, "rows": 1, "k_tiles": 1, "n_tiles": 1, "count0": 1, "count1": 1, "index": 77, **fields}
+    bench = MatmulBench(CONFIG)
+
+    async def process(ctx):
+        ctx.set(bench.engine.cmd.valid, 1)
+        ctx.set(bench.engine.cmd.payload, command)
+        await ctx.tick()
+        ctx.set(bench.engine.cmd.valid, 0)
+        for _ in range(100):
+            await ctx.tick()
+            assert not ctx.get(bench.engine.done)
+        assert ctx.get(bench.engine.fault.valid)
+        assert ctx.get(bench.engine.fault.cause) == FaultCause.LOCAL_RANGE
+        assert ctx.get(bench.engine.fault.index) == 77
+        assert ctx.get(bench.engine.fault.address) == address & (1 << 64) - 1
+
+    simulator = Simulator(bench)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(process)
+    simulator.run()
+
+
+def test_turnaround_is_checked():
+    with pytest.raises(ValueError, match="turnaround must be at least 1, not 0"):
+        RowStreamer(PRESETS["tiny"], 0)
