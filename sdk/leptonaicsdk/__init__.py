@@ -1,0 +1,1 @@
+"""What a host program imports to use a Lepton NPU."""
