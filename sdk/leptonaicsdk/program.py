@@ -1,0 +1,203 @@
+"""A program: commands of the core, packed into the records of a ring."""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, Format, Opcode, Precision, VectorOp
+from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+
+__all__ = ["Program", "Semaphores"]
+
+Semaphores = int | Iterable[int]
+"""One semaphore's number, or several."""
+
+
+@dataclass
+class _Command:
+    opcode: Opcode
+    fields: dict[str, int]
+
+
+def _mask(name: str, semaphores: Semaphores) -> int:
+    mask = 0
+    for number in (semaphores,) if isinstance(semaphores, int) else semaphores:
+        if not 0 <= number < SEMAPHORES:
+            raise ValueError(f"{name} must name semaphores from 0 to {SEMAPHORES - 1}, not {number}")
+        mask |= 1 << number
+    return mask
+
+
+def _extremes(base: int, *loops: tuple[int, int]) -> tuple[int, int]:
+    """Least and greatest of ``base + sum of i * stride`` for loops ``(count, stride)``."""
+    ends = [(count - 1) * stride for count, stride in loops]
+    return base + sum(min(end, 0) for end in ends), base + sum(max(end, 0) for end in ends)
+
+
+class Program:
+    """Builds a command program for one configuration.
+
+    Every method adds one command and returns its number in the program. Keywords are the fields of the command set
+    (`lepton_npu.spec.commands.COMMANDS`, docs/commands.md); one that is not given is 0, or 1 where 0 is not allowed.
+    ``wait`` and ``post`` are semaphore numbers. What the core would answer with a fault is refused here.
+
+    Parameters
+    ----------
+    config : NpuConfig
+
+    Raises
+    ------
+    ValueError
+        In every method: for an unknown field, or a value out of its range or beyond the configuration's memories. The
+        message names the command, the field, the value and what is allowed.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self.config = config
+        self._commands: list[_Command] = []
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def engine(self, number: int) -> Engine:
+        """The engine that runs command ``number``."""
+        return COMMANDS[self._commands[number].opcode].engine
+
+    def records(self) -> bytes:
+        """The commands as they stand in a ring, 64 bytes each."""
+        return b"".join(COMMANDS[command.opcode].pack(**command.fields) for command in self._commands)
+
+    def add_post(self, number: int, semaphores: Semaphores):
+        """Let command ``number`` post to ``semaphores`` as well."""
+        self._commands[number].fields["post"] |= _mask("post", semaphores)
+
+    def load(self, *, wait: Semaphores = (), post: Semaphores = (), **fields: int) -> int:
+        """LOAD: ``rows`` rows of ``words`` words from byte ``address`` to local row ``local`` of the vector memory."""
+        return self._dma(Opcode.LOAD, fields, wait, post)
+
+    def store(self, *, wait: Semaphores = (), post: Semaphores = (), **fields: int) -> int:
+        """STORE: ``rows`` rows of ``words`` words from local row ``local`` to byte ``address``."""
+        return self._dma(Opcode.STORE, fields, wait, post)
+
+    def quant(self, *, precision: Precision, wait: Semaphores = (), post: Semaphores = (), **fields: int) -> int:
+        """QUANT: a ``rows`` x ``cols`` matrix of local rows to tiles from ``tile`` on."""
+        f = self._complete(Opcode.QUANT, {**fields, "precision": precision})
+        side = self.config.side
+        high, wide = -(-f["rows"] // side), -(-f["cols"] // side)
+        self._local("QUANT.source", *_extremes(f["source"], (f["rows"], f["source_stride"]), (wide, 1)))
+        planes = (Precision(precision).limbs, f["limb_stride"])
+        self._tile("QUANT.tile", *_extremes(f["tile"], (high, 1), (wide, f["tile_stride"]), planes))
+        return self._append(Opcode.QUANT, f, wait, post)
+
+    def matmul(
+        self,
+        *,
+        a_precision: Precision,
+        b_precision: Precision,
+        wait: Semaphores = (),
+        post: Semaphores = (),
+        **fields: int,
+    ) -> int:
+        """MATMUL: ``rows`` rows of A through ``k_tiles`` x ``n_tiles`` stationary tiles of B."""
+        f = self._complete(Opcode.MATMUL, {**fields, "a_precision": a_precision, "b_precision": b_precision})
+        a_planes = (Precision(a_precision).limbs, f["a_limb_stride"])
+        b_planes = (Precision(b_precision).limbs, f["b_limb_stride"])
+        k, n = f["k_tiles"], f["n_tiles"]
+        self._tile("MATMUL.b_tile", *_extremes(f["b_tile"], (k, f["b_k_stride"]), (n, f["b_n_stride"]), b_planes))
+        m = np.arange(f["rows"])
+        steps = (m % f["count0"], m // f["count0"] % f["count1"], m // (f["count0"] * f["count1"]))
+        first = f["a_row"] + sum(step * f[f"a_stride{axis}"] for axis, step in enumerate(steps))
+        low, high = _extremes(f["a_tile"], (k, f["a_k_stride"]), a_planes)
+        side = self.config.side
+        self._tile("MATMUL.a_tile", (low * side + int(first.min())) // side, (high * side + int(first.max())) // side)
+        row = sum(step * f[f"acc_stride{axis}"] for axis, step in enumerate(steps))
+        low, high = _extremes(f["acc"], (n, f["acc_n_stride"]))
+        low, high, limit = low + int(row.min()), high + int(row.max()), ACC_SPACE + self.config.acc_rows
+        if low < ACC_SPACE or high >= limit:
+            raise ValueError(
+                f"MATMUL.acc must reach rows 0x{ACC_SPACE:x} to 0x{limit - 1:x} only, not {low:#x}..{high:#x}"
+            )
+        return self._append(Opcode.MATMUL, f, wait, post)
+
+    def vector(
+        self,
+        op: VectorOp,
+        *,
+        imm_b: float | None = None,
+        imm_c: float | None = None,
+        wait: Semaphores = (),
+        post: Semaphores = (),
+        **fields: int,
+    ) -> int:
+        """VECTOR: ``op`` over ``count1`` x ``count0`` rows; the numbers ``imm_b``, ``imm_c`` replace b, c."""
+        given = dict(fields, op=op)
+        for name, value in (("b", imm_b), ("c", imm_c)):
+            if value is not None:
+                given[f"imm_{name}"] = struct.unpack("<I", struct.pack("<f", value))[0]
+                given[f"{name}_imm"] = 1
+        f = self._complete(Opcode.VECTOR, given)
+        for name in ("lane_bcast", "lane_xor"):
+            if f[name] >= self.config.side:
+                raise ValueError(f"VECTOR.{name} must be below side ({self.config.side}), not {f[name]}")
+        for name in (*VectorOp(op).operands, "dst"):
+            if name in "bc" and f[f"{name}_imm"]:
+                continue
+            pack = Format(f[f"{name}_format"]).pack if name in ("a", "dst") else 1
+            inner = (-(-f["count0"] // pack), f[f"{name}_stride0"])
+            low, high = _extremes(f[name], inner, (f["count1"], f[f"{name}_stride1"]))
+            self._local(f"VECTOR.{name}", low, high, vmem_only=name == "dst")
+        return self._append(Opcode.VECTOR, f, wait, post)
+
+    def nop(self, *, wait: Semaphores = (), post: Semaphores = ()) -> int:
+        """NOP: waits in the decoder, and posts."""
+        return self._append(Opcode.NOP, self._complete(Opcode.NOP, {}), wait, post)
+
+    def fence(self, *, wait: Semaphores = (), post: Semaphores = ()) -> int:
+        """FENCE: holds back later commands until all earlier ones are done."""
+        return self._append(Opcode.FENCE, self._complete(Opcode.FENCE, {}), wait, post)
+
+    def irq(self, tag: int = 0, *, wait: Semaphores = (), post: Semaphores = ()) -> int:
+        """IRQ: a fence that then stores ``tag`` and raises the interrupt."""
+        return self._append(Opcode.IRQ, self._complete(Opcode.IRQ, {"tag": tag}), wait, post)
+
+    def _dma(self, opcode: Opcode, fields: dict[str, int], wait: Semaphores, post: Semaphores) -> int:
+        f = self._complete(opcode, fields)
+        for name in ("address", "stride"):
+            if f[name] % self.config.bus_bytes:
+                raise ValueError(
+                    f"{opcode.name}.{name} must be a multiple of the bus's {self.config.bus_bytes} bytes, "
+                    f"not {f[name]:#x}"
+                )
+        low, high = _extremes(f["address"], (f["rows"], f["stride"]))
+        if low < 0 or high + 4 * f["words"] > 1 << self.config.addr_width:
+            raise ValueError(
+                f"{opcode.name}.address must stay below 2^{self.config.addr_width}, not reach {low:#x}..{high:#x}"
+            )
+        local_rows = (-(-f["words"] // self.config.side), 1)
+        low, high = _extremes(f["local"], (f["rows"], f["local_stride"]), local_rows)
+        self._local(f"{opcode.name}.local", low, high, vmem_only=opcode == Opcode.LOAD)
+        return self._append(opcode, f, wait, post)
+
+    def _complete(self, opcode: Opcode, fields: dict[str, int]) -> dict[str, int]:
+        """All fields with their defaults, each within its range."""
+        command = COMMANDS[opcode]
+        return command.unpack(command.pack(**fields))
+
+    def _append(self, opcode: Opcode, fields: dict[str, int], wait: Semaphores, post: Semaphores) -> int:
+        fields.update(wait=_mask("wait", wait), post=_mask("post", post))
+        self._commands.append(_Command(opcode, fields))
+        return len(self._commands) - 1
+
+    def _local(self, name: str, low: int, high: int, *, vmem_only: bool = False):
+        in_vmem = low >= 0 and high < self.config.vmem_rows
+        in_acc = low >= ACC_SPACE and high < ACC_SPACE + self.config.acc_rows
+        if not in_vmem and (vmem_only or not in_acc):
+            allowed = f"rows 0 to {self.config.vmem_rows - 1} of the vector memory"
+            if not vmem_only:
+                allowed += f" or 0x{ACC_SPACE:x} to 0x{ACC_SPACE + self.config.acc_rows - 1:x} of the accumulators"
+            raise ValueError(f"{name} must reach {allowed} only, not {low:#x}..{high:#x}")
+
+    def _tile(self, name: str, low: int, high: int):
+        if low < 0 or high >= self.config.tiles:
+            raise ValueError(f"{name} must reach tiles 0 to {self.config.tiles - 1} only, not {low}..{high}")
