@@ -5,7 +5,15 @@ from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec.config import NpuConfig
 
-__all__ = ["ACC_READ_LATENCY", "LOCAL_ADDR_BITS", "LOCAL_READ_LATENCY", "AccPort", "LocalReadPort", "LocalWritePort"]
+__all__ = [
+    "ACC_READ_LATENCY",
+    "LOCAL_ADDR_BITS",
+    "LOCAL_READ_LATENCY",
+    "AccPort",
+    "LocalPriorityWritePort",
+    "LocalReadPort",
+    "LocalWritePort",
+]
 
 LOCAL_ADDR_BITS = 16
 """A local row address: bit 15 selects the accumulator memory."""
@@ -39,15 +47,21 @@ class LocalReadPort(wiring.Signature):
 
 
 class LocalWritePort(wiring.Signature):
-    """Writes of whole rows of the vector memory: ``addr`` (in range, bit 15 clear) and ``data``.
+    """Writes of whole rows of the vector memory: ``addr`` (a row of it, in range) and ``data``.
 
     A write is visible to every read request accepted in a later cycle than its handshake.
     """
 
     def __init__(self, config: NpuConfig):
-        super().__init__(
-            {"req": Out(stream.Signature(data.StructLayout({"addr": LOCAL_ADDR_BITS, "data": config.row_bits})))}
-        )
+        layout = data.StructLayout({"addr": config.vmem_addr_bits, "data": config.row_bits})
+        super().__init__({"req": Out(stream.Signature(layout))})
+
+
+class LocalPriorityWritePort(wiring.Signature):
+    """A write of a whole row of the vector memory every cycle, never held back, seen by requests of later cycles."""
+
+    def __init__(self, config: NpuConfig):
+        super().__init__({"en": Out(1), "addr": Out(config.vmem_addr_bits), "data": Out(config.row_bits)})
 
 
 class AccPort(wiring.Signature):

@@ -1,0 +1,108 @@
+"""The AXI4 master port: who reads next, whose data these are, and whether all is quiet."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lepton_npu.spec.config import NpuConfig
+
+from .axi import FETCH_ID, LOAD_ID, STORE_ID, AxiSignature, burst_constants, burst_layout, read_beat_layout
+from .axi import write_beat_layout
+
+__all__ = ["AxiMaster"]
+
+
+class AxiMaster(wiring.Component):
+    """Joins the command fetch and the LOAD engine (reads) and the STORE engine (writes) to one AXI4 port.
+
+    The fetch goes first; it asks for one record at a time, so LOAD is not starved. Read addresses pass through a register (1 cycle); read data are told apart by
+    RID, so the two streams may come interleaved. Everything else passes unchanged.
+
+    Parameters
+    ----------
+    config : NpuConfig
+
+    Members
+    -------
+    m_axi : Out(AxiSignature)
+    fetch_ar, load_ar, aw : In(stream of burst_layout)
+    fetch_r, load_r : Out(stream of read_beat_layout)
+    w : In(stream of write_beat_layout), b : Out(stream of BRESP)
+    quiet : Out(1)
+        Nothing is offered to the bus, and no transaction is unfinished.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        bursts, read = stream.Signature(burst_layout(config)), stream.Signature(read_beat_layout(config))
+        super().__init__(
+            {
+                "m_axi": Out(AxiSignature(config)),
+                "fetch_ar": In(bursts),
+                "load_ar": In(bursts),
+                "fetch_r": Out(read),
+                "load_r": Out(read),
+                "aw": In(bursts),
+                "w": In(stream.Signature(write_beat_layout(config))),
+                "b": Out(stream.Signature(2)),
+                "quiet": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        port = self.m_axi
+        m.d.comb += burst_constants(self._config, port, "ar") + burst_constants(self._config, port, "aw")
+
+        may_go = Signal()
+        m.d.comb += [
+            may_go.eq(~port.arvalid | port.arready),
+            self.fetch_ar.ready.eq(may_go),
+            self.load_ar.ready.eq(may_go & ~self.fetch_ar.valid),
+        ]
+        with m.If(may_go):
+            chosen = Mux(self.fetch_ar.valid, self.fetch_ar.payload.as_value(), self.load_ar.payload.as_value())
+            address = burst_layout(self._config)(chosen)
+            m.d.sync += [
+                port.arvalid.eq(self.fetch_ar.valid | self.load_ar.valid),
+                port.arid.eq(Mux(self.fetch_ar.valid, FETCH_ID, LOAD_ID)),
+                port.araddr.eq(address.addr),
+                port.arlen.eq(address.len),
+            ]
+
+        for client in (self.fetch_r, self.load_r):
+            m.d.comb += [
+                client.payload.data.eq(port.rdata),
+                client.payload.resp.eq(port.rresp),
+                client.payload.last.eq(port.rlast),
+            ]
+        is_load = port.rid == LOAD_ID
+        m.d.comb += [
+            self.fetch_r.valid.eq(port.rvalid & ~is_load),
+            self.load_r.valid.eq(port.rvalid & is_load),
+            port.rready.eq(Mux(is_load, self.load_r.ready, self.fetch_r.ready)),
+            port.awid.eq(STORE_ID),
+            port.awaddr.eq(self.aw.payload.addr),
+            port.awlen.eq(self.aw.payload.len),
+            port.awvalid.eq(self.aw.valid),
+            self.aw.ready.eq(port.awready),
+            port.wdata.eq(self.w.payload.data),
+            port.wstrb.eq(self.w.payload.strb),
+            port.wlast.eq(self.w.payload.last),
+            port.wvalid.eq(self.w.valid),
+            self.w.ready.eq(port.wready),
+            self.b.payload.eq(port.bresp),
+            self.b.valid.eq(port.bvalid),
+            port.bready.eq(self.b.ready),
+        ]
+
+        most = self._config.outstanding + 4  # LOAD's, and those of the fetch
+        reads, writes = Signal(range(most + 1)), Signal(range(most + 1))
+        m.d.sync += [
+            reads.eq(reads + (port.arvalid & port.arready) - (port.rvalid & port.rready & port.rlast)),
+            writes.eq(writes + (port.awvalid & port.awready) - (port.bvalid & port.bready)),
+        ]
+        m.d.comb += self.quiet.eq(
+            ~(port.arvalid | port.awvalid | port.wvalid) & (reads == 0) & (writes == 0)
+        )
+        return m

@@ -1,0 +1,158 @@
+"""Local memory: the banked vector memory and the two halves of the accumulators, behind one crossbar."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from lepton_npu.spec.config import NpuConfig
+
+from .block_ram import block_ram, read_block_ram
+from .ports import LOCAL_ADDR_BITS, LOCAL_READ_LATENCY, AccPort, LocalPriorityWritePort, LocalReadPort, LocalWritePort
+
+__all__ = ["READERS", "LocalMemory"]
+
+READERS = ("store", "quant", "vector_c", "vector_b", "vector_a")
+"""The read ports, the first one with the highest priority. Each of them sooner or later stops asking: a reader that
+waits has data of its own in flight, or a slower consumer behind it."""
+
+
+class LocalMemory(wiring.Component):
+    """Vector memory (row r in bank ``r mod vmem_banks``) and accumulators (row r in half ``r div (acc_rows / 2)``).
+
+    Each bank and each half takes one read and one write a cycle. A read request is accepted when no port before it in
+    `READERS` asks for the same bank or half in that cycle, and, for a half, the matrix engine does not read
+    it either. Of the two writers the vector unit goes first. Reads have exactly `LOCAL_READ_LATENCY` cycles: memory, then the
+    choice of the bank. What a read gives for a row that is written in its own cycle is not defined. Contents are zero
+    at power-on and kept through a reset.
+
+    Parameters
+    ----------
+    config : NpuConfig
+
+    Members
+    -------
+    store, quant, vector_a, vector_b, vector_c : In(LocalReadPort(config))
+    acc : In(AccPort(config))
+        The matrix engine's; never held back.
+    vector_write : In(LocalPriorityWritePort(config))
+    load : In(LocalWritePort(config))
+        Held back while the vector unit writes to the same bank.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                **{name: In(LocalReadPort(config)) for name in READERS},
+                "acc": In(AccPort(config)),
+                "vector_write": In(LocalPriorityWritePort(config)),
+                "load": In(LocalWritePort(config)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        banks = config.vmem_banks
+        bank_bits = (banks - 1).bit_length()
+        half_bits = config.acc_addr_bits - 1
+        readers = {name: getattr(self, name) for name in READERS}
+
+        # Which bank (0 .. banks-1) or half (banks, banks+1) each reader asks for, one bit each.
+        wanted, granted = {}, {}
+        for name, port in readers.items():
+            address = port.req.payload
+            in_acc = address[LOCAL_ADDR_BITS - 1]
+            want = wanted[name] = Signal(banks + 2, name=f"{name}_want")
+            granted[name] = Signal(banks + 2, name=f"{name}_grant")
+            m.d.comb += want.eq(
+                Cat(
+                    *(port.req.valid & ~in_acc & (address[:bank_bits] == bank) for bank in range(banks)),
+                    *(port.req.valid & in_acc & (address[half_bits] == half) for half in range(2)),
+                )
+            )
+        taken = Signal(banks + 2, name="taken0")
+        for half in range(2):
+            m.d.comb += taken[banks + half].eq(self.acc.read_en & (self.acc.read_addr[-1] == half))
+        for number, (name, port) in enumerate(readers.items()):
+            after = Signal(banks + 2, name=f"taken{number + 1}")
+            m.d.comb += [
+                granted[name].eq(wanted[name] & ~taken),
+                after.eq(taken | wanted[name]),
+                port.req.ready.eq(granted[name].any()),
+            ]
+            taken = after
+
+        outputs = []
+        load, vector = self.load.req, self.vector_write
+        load_blocked = Signal()
+        m.d.comb += load.ready.eq(~load_blocked)
+        for bank in range(banks):
+            memory = m.submodules[f"bank{bank}"] = block_ram(config.row_bits, config.vmem_rows // banks)
+            address = Signal(config.vmem_addr_bits - bank_bits, name=f"bank{bank}_address")
+            for name in reversed(READERS):
+                with m.If(wanted[name][bank]):
+                    m.d.comb += address.eq(readers[name].req.payload[bank_bits : config.vmem_addr_bits])
+            enable = Cat(grant[bank] for grant in granted.values()).any()
+            outputs.append(read_block_ram(m, memory, enable=enable, address=address, name=f"bank{bank}_row"))
+            write = memory.write_port()
+            by_vector = Signal(name=f"bank{bank}_by_vector")
+            by_load = Signal(name=f"bank{bank}_by_load")
+            m.d.comb += [
+                by_vector.eq(vector.en & (vector.addr[:bank_bits] == bank)),
+                by_load.eq(load.valid & (load.payload.addr[:bank_bits] == bank)),
+                write.en.eq(by_vector | by_load),
+                write.addr.eq(load.payload.addr[bank_bits:]),
+                write.data.eq(load.payload.data),
+            ]
+            with m.If(by_vector):
+                m.d.comb += [write.addr.eq(vector.addr[bank_bits:]), write.data.eq(vector.data)]
+            with m.If(by_vector & by_load):
+                m.d.comb += load_blocked.eq(1)
+
+        halves = []
+        for half in range(2):
+            memory = m.submodules[f"half{half}"] = block_ram(config.row_bits, config.acc_rows // 2)
+            address = Signal(half_bits, name=f"half{half}_address")
+            for name in reversed(READERS):
+                with m.If(wanted[name][banks + half]):
+                    m.d.comb += address.eq(readers[name].req.payload[:half_bits])
+            by_matrix = self.acc.read_en & (self.acc.read_addr[-1] == half)
+            with m.If(by_matrix):
+                m.d.comb += address.eq(self.acc.read_addr[:half_bits])
+            enable = Cat(grant[banks + half] for grant in granted.values()).any() | by_matrix
+            halves.append(read_block_ram(m, memory, enable=enable, address=address, name=f"half{half}_row"))
+            write = memory.write_port()
+            m.d.comb += [
+                write.en.eq(self.acc.write_en & (self.acc.write_addr[-1] == half)),
+                write.addr.eq(self.acc.write_addr[:half_bits]),
+                write.data.eq(self.acc.write_data),
+            ]
+        outputs += halves
+
+        # Second cycle: the reader's row, from the bank it was granted.
+        for name, port in readers.items():
+            chosen = Signal(banks + 2, name=f"{name}_chosen")
+            row = Signal(config.row_bits, name=f"{name}_row", reset_less=True)
+            valid = Signal(LOCAL_READ_LATENCY, name=f"{name}_valid")
+            m.d.sync += [chosen.eq(granted[name]), valid.eq(Cat(granted[name].any(), valid))]
+            picked = Signal(config.row_bits, name=f"{name}_picked")
+            for number, output in enumerate(outputs):
+                with m.If(chosen[number]):
+                    m.d.comb += picked.eq(output)
+            with m.If(valid[0]):
+                m.d.sync += row.eq(picked)
+            m.d.comb += [port.resp_valid.eq(valid[-1]), port.resp_data.eq(row)]
+
+        chosen_half = Signal()
+        read = Signal()
+        row = Signal(config.row_bits, name="acc_row", reset_less=True)
+        m.d.sync += read.eq(self.acc.read_en)
+        with m.If(self.acc.read_en):
+            m.d.sync += chosen_half.eq(self.acc.read_addr[-1])
+        with m.If(read):
+            m.d.sync += row.eq(halves[0])
+            with m.If(chosen_half):
+                m.d.sync += row.eq(halves[1])
+        m.d.comb += self.acc.read_data.eq(row)
+        return m

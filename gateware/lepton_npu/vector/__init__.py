@@ -1,0 +1,1 @@
+"""Vector unit: T lanes of binary32 over rows of the local memory."""

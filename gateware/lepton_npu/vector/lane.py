@@ -1,0 +1,113 @@
+"""One lane of the vector unit: convert, operate, rectify, convert back."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lepton_npu.fp.compare import CompareOp, Fp32Compare
+from lepton_npu.fp.convert import ElementToFp32, Fp32ToElement
+from lepton_npu.fp.function import Fp32Function, FunctionOp
+from lepton_npu.fp.mul import Fp32MulAdd
+from lepton_npu.spec.commands import VectorOp
+
+__all__ = ["VectorLane"]
+
+_COMPARE = {
+    VectorOp.MIN: CompareOp.MIN,
+    VectorOp.MAX: CompareOp.MAX,
+    VectorOp.LT: CompareOp.LT,
+    VectorOp.LE: CompareOp.LE,
+    VectorOp.EQ: CompareOp.EQ,
+    VectorOp.SELECT: CompareOp.SELECT,
+}
+_FUNCTION = {VectorOp.EXP: FunctionOp.EXP, VectorOp.RECIP: FunctionOp.RECIP}
+
+
+class VectorLane(wiring.Component):
+    """One result a cycle, in order as long as ``op`` stays the same: operations differ in latency.
+
+    From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`. ``op`` and the formats are read
+    all along the way, so they may only change when nothing is inside.
+
+    Members
+    -------
+    op : In(8), a_format, dst_format : In(3), relu : In(1)
+        Of the command.
+    i_valid : In(1), a, b, c : In(32)
+        Operands: a as an element in ``a_format``, b and c in binary32.
+    o_valid : Out(1), o : Out(32)
+        An element in ``dst_format``, in the low bits.
+    """
+
+    op: In(8)
+    a_format: In(3)
+    dst_format: In(3)
+    relu: In(1)
+    i_valid: In(1)
+    a: In(32)
+    b: In(32)
+    c: In(32)
+    o_valid: Out(1)
+    o: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.convert = convert = ElementToFp32()
+        m.submodules.mul_add = mul_add = Fp32MulAdd()
+        m.submodules.compare = compare = Fp32Compare()
+        m.submodules.function = function = Fp32Function()
+        m.submodules.result = result = Fp32ToElement()
+
+        m.d.comb += [convert.i_valid.eq(self.i_valid), convert.format.eq(self.a_format), convert.i.eq(self.a)]
+        valid, b, c = self.i_valid, self.b, self.c
+        for stage in range(convert.latency):
+            next_valid = Signal(name=f"valid{stage + 1}")
+            m.d.sync += next_valid.eq(valid)
+            with m.If(valid):
+                next_b, next_c = (Signal(32, name=f"{n}{stage + 1}", reset_less=True) for n in "bc")
+                m.d.sync += [next_b.eq(b), next_c.eq(c)]
+            valid, b, c = next_valid, next_b, next_c
+
+        # Units that the command does not use get no operands, so that they do not toggle.
+        is_mul_add, is_function = Signal(), Signal()
+        m.d.comb += [
+            is_mul_add.eq(self.op == VectorOp.MULADD),
+            is_function.eq((self.op == VectorOp.EXP) | (self.op == VectorOp.RECIP)),
+            mul_add.i_valid.eq(convert.o_valid & is_mul_add),
+            compare.i_valid.eq(convert.o_valid & ~is_mul_add & ~is_function),
+            function.i_valid.eq(convert.o_valid & is_function),
+        ]
+        for unit, names in ((mul_add, "abc"), (compare, "abc")):
+            values = {"a": convert.o, "b": b, "c": c}
+            m.d.comb += [getattr(unit, name).eq(values[name]) for name in names]
+        m.d.comb += function.i.eq(convert.o)
+        with m.Switch(self.op):
+            for op, choice in _COMPARE.items():
+                with m.Case(op):
+                    m.d.comb += compare.op.eq(choice)
+            for op, choice in _FUNCTION.items():
+                with m.Case(op):
+                    m.d.comb += function.op.eq(choice)
+
+        o_valid, o = Signal(), Signal(32)
+        m.d.comb += o_valid.eq(mul_add.o_valid | compare.o_valid | function.o_valid)
+        with m.If(is_mul_add):
+            m.d.comb += o.eq(mul_add.o)
+        with m.Elif(is_function):
+            m.d.comb += o.eq(function.o)
+        with m.Else():
+            m.d.comb += o.eq(compare.o)
+        nan = Signal()
+        m.d.comb += nan.eq(o[23:31].all() & o[:23].any())
+        rectified, rectified_valid = Signal(32, reset_less=True), Signal()
+        m.d.sync += rectified_valid.eq(o_valid)
+        with m.If(o_valid):
+            m.d.sync += rectified.eq(Mux(self.relu & o[31] & ~nan, 0, o))
+        m.d.comb += [
+            result.i_valid.eq(rectified_valid),
+            result.format.eq(self.dst_format),
+            result.i.eq(rectified),
+            self.o_valid.eq(result.o_valid),
+            self.o.eq(result.o),
+        ]
+        return m
