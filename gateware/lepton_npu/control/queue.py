@@ -1,0 +1,122 @@
+"""The queue of one engine: commands that wait for semaphores, and what those that run will post."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from lepton_npu.spec.commands import SEMAPHORES, Opcode
+from lepton_npu.spec.config import NpuConfig
+
+from .engine import INDEX_BITS, command_layout
+
+__all__ = ["CommandQueue", "post_layout", "queued_layout"]
+
+_RUNNING = 32  # more than any engine accepts before its first command is done
+
+
+def queued_layout(opcode: Opcode) -> data.StructLayout:
+    """A command with its semaphore masks."""
+    return data.StructLayout({"command": command_layout(opcode), "wait": SEMAPHORES, "post": SEMAPHORES})
+
+
+def post_layout() -> data.StructLayout:
+    """A command that is done, in one cycle: the semaphores it posts, and its index."""
+    return data.StructLayout({"valid": 1, "mask": SEMAPHORES, "index": INDEX_BITS})
+
+
+class CommandQueue(wiring.Component):
+    """Holds ``config.queue_depth`` commands in front of an engine, and starts them in order.
+
+    Parameters
+    ----------
+    config : NpuConfig
+    opcode : Opcode
+        One of the engine's.
+
+    Members
+    -------
+    i : In(stream of queued_layout(opcode))
+    request : Out(16)
+        Semaphores that the oldest command waits for, while nothing but them holds it back; ``requests`` : Out(1).
+    grant : In(1)
+        They are there: the command starts in this cycle if the engine takes it.
+    taken : Out(1)
+        It did.
+    cmd : Out(stream of command_layout(opcode)), done : In(1)
+        The engine's.
+    post : Out(post_layout())
+        Registered.
+    halt : In(1)
+        Start nothing.
+    idle : Out(1)
+        Nothing waits, nothing runs.
+    waits, runs : Out(1), waiting_index, running_index : Out(32)
+        The oldest command that waits, and the oldest that runs, for the watchdog.
+    """
+
+    def __init__(self, config: NpuConfig, opcode: Opcode):
+        self._config, self._opcode = config, opcode
+        super().__init__(
+            {
+                "i": In(stream.Signature(queued_layout(opcode))),
+                "requests": Out(1),
+                "request": Out(SEMAPHORES),
+                "grant": In(1),
+                "taken": Out(1),
+                "cmd": Out(stream.Signature(command_layout(opcode))),
+                "done": In(1),
+                "post": Out(post_layout()),
+                "halt": In(1),
+                "idle": Out(1),
+                "waits": Out(1),
+                "waiting_index": Out(INDEX_BITS),
+                "runs": Out(1),
+                "running_index": Out(INDEX_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        layout = queued_layout(self._opcode)
+        running_layout = data.StructLayout({"mask": SEMAPHORES, "index": INDEX_BITS})
+        m.submodules.queue = queue = SyncFIFO(width=layout.size, depth=self._config.queue_depth)
+        m.submodules.running = running = SyncFIFO(width=running_layout.size, depth=_RUNNING)
+
+        # The oldest command in a register: its wait mask decides within a cycle whether it starts.
+        oldest, oldest_valid = Signal(layout, reset_less=True), Signal()
+        m.d.comb += [
+            self.i.ready.eq(queue.w_rdy),
+            queue.w_en.eq(self.i.valid),
+            queue.w_data.eq(self.i.payload),
+            queue.r_en.eq(~oldest_valid | self.taken),
+            self.requests.eq(oldest_valid & running.w_rdy & ~self.halt),
+            self.request.eq(oldest.wait),
+            self.cmd.valid.eq(self.requests & self.grant),
+            self.cmd.payload.eq(oldest.command),
+            self.taken.eq(self.cmd.valid & self.cmd.ready),
+        ]
+        with m.If(queue.r_en):
+            m.d.sync += [oldest_valid.eq(queue.r_rdy), oldest.eq(queue.r_data)]
+
+        started, ended = Signal(running_layout), running_layout(running.r_data)
+        m.d.comb += [
+            started.mask.eq(oldest.post),
+            started.index.eq(oldest.command.index),
+            running.w_data.eq(started),
+            running.w_en.eq(self.taken),
+            running.r_en.eq(self.done),
+        ]
+        m.d.sync += [
+            self.post.valid.eq(self.done),
+            self.post.mask.eq(ended.mask),
+            self.post.index.eq(ended.index),
+        ]
+        m.d.comb += [
+            self.idle.eq(~(queue.r_rdy | oldest_valid | running.r_rdy | self.post.valid)),
+            self.waits.eq(oldest_valid),
+            self.waiting_index.eq(oldest.command.index),
+            self.runs.eq(running.r_rdy),
+            self.running_index.eq(ended.index),
+        ]
+        return m
