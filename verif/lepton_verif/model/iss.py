@@ -1,8 +1,8 @@
 """Instruction-set simulator: the core's commands on the core's memories, bit for bit, without its timing.
 
-A command is one atomic step here. Engines take their commands in order and run in an order of this simulator's choosing:
-always the same one, or with ``schedule_seed`` a random one, so that a program whose result depends on an order that its semaphores
-do not enforce shows different results for different seeds.
+A command is one atomic step here. Engines take their commands in order and run in an order of this simulator's
+choosing: always the same one, or with ``schedule_seed`` a random one, so that a program whose result depends on an
+order that its semaphores do not enforce shows different results for different seeds.
 """
 
 import random
@@ -107,7 +107,11 @@ class Iss:
         self.config = config
         self.state = CoreState(config, byte_view(memory), base)
         self._random = None if schedule_seed is None else random.Random(schedule_seed)
+        if self._random is not None:
+            # Some engines much slower than others: that shows more orders than equal chances do.
+            self._weights = {engine: 32.0 ** self._random.random() for engine in Engine}
         self._cache: dict[bytes, _Decoded] = {}
+        self.ring, self.ring_log2 = 0, 0
         self.tag = 0
         self.soft_reset()
 
@@ -117,8 +121,7 @@ class Iss:
         return self.state.memory
 
     def soft_reset(self):
-        """Clear engines, queues, semaphores, ring counts and fault; memories keep their content."""
-        self.ring, self.ring_log2 = 0, 0
+        """Clear engines, queues, semaphores, ring counts and fault; memories, ring and TAG keep their content."""
         self.head = self.tail = 0
         self.irq = False
         self.fault: IssFault | None = None
@@ -149,15 +152,18 @@ class Iss:
             self.doorbell(self.tail + records)
         while self.fault is None:
             if self._random is not None:
-                actions = [self._fetch] * self._can_fetch() + [self._issue] * self._can_issue()
                 ready = [engine for engine in _ENGINES if self._can_run(engine)]
-                choice = self._random.randrange(len(actions) + len(ready)) if actions or ready else -1
-                if choice < 0:
+                if self._can_fetch() or self._can_issue():
+                    ready.append(Engine.CONTROL)
+                if not ready:
                     break
-                if choice < len(actions):
-                    actions[choice]()
+                engine = self._random.choices(ready, [self._weights[engine] for engine in ready])[0]
+                if engine != Engine.CONTROL:
+                    self._run(engine)
+                elif self._pending is None:
+                    self._fetch()
                 else:
-                    self._run(ready[choice - len(actions)])
+                    self._issue()
                 continue
             moved = False
             while self.fault is None and (self._can_fetch() or self._can_issue()):

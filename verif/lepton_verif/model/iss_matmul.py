@@ -48,9 +48,9 @@ def scale_sums(
     # Tiles of exponent 0 hold zeros only: their scale does not matter.
     shift = np.where((a == 0) | (b == 0), 0, shift)
     if not nan.any() and shift.min() >= -126 and shift.max() <= 127 - 21:
-        return sums * np.exp2(shift.astype(np.float32)) + np.float32(0)  # -0, of 0 * S, is not possible; + 0 is exact
+        return sums * np.ldexp(np.float32(1), shift) + np.float32(0)  # -0, of 0 * S, is not possible; + 0 is exact
     with np.errstate(over="ignore", invalid="ignore"):
-        exact = sums.astype(np.float64) * np.where(nan, np.nan, np.exp2(shift.astype(np.float64)))
+        exact = sums.astype(np.float64) * np.where(nan, np.nan, np.ldexp(1.0, shift))
         exact = np.where(np.abs(exact) < _SMALLEST_NORMAL, np.copysign(0.0, exact), exact)
         exact = np.where((sums == 0) & ~nan, 0.0, exact)
         return exact.astype(np.float32)
@@ -155,7 +155,7 @@ class _Plan:
         return tiles.swapaxes(1, 2).reshape(-1, side, (last - first) * side), state.exponents[index]
 
     def run(self, state: CoreState, group: tuple[int, int, int, int], steps: slice, fresh: bool):
-        """Add (or, when ``fresh``, set) the sums of these steps to the accumulators of a group without repeated rows."""
+        """Add (or, when ``fresh``, set) the sums of these steps to accumulators of a group without repeated rows."""
         first, last, start, stop = group
         side, wide = self.side, last - first
         x, a_exponents = self.streamed(state, steps, start, stop)
