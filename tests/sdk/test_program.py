@@ -38,11 +38,13 @@ def test_records_decode_to_the_fields_given():
     assert records[128:] == COMMANDS[Opcode.IRQ].pack(tag=0xABCD, wait=0b1010)
 
 
-def test_a_post_added_later_is_in_the_record():
+def test_semaphores_added_later_are_in_the_record():
     program = Program(TINY)
-    first = program.nop(post=1)
+    first = program.nop(post=1, wait=2)
     program.add_post(first, 4)
-    assert decode(program.records())[1]["post"] == 0b10010
+    program.add_wait(first, (0, 3))
+    fields = decode(program.records())[1]
+    assert (fields["post"], fields["wait"]) == (0b10010, 0b1101)
 
 
 def test_program_runs_on_the_simulator():

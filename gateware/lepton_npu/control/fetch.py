@@ -82,7 +82,8 @@ class RecordFetch(wiring.Component):
             self.ar.payload.addr.eq(address),
             self.ar.payload.len.eq(beats - 1),
         ]
-        may_ask = (asked != self.tail) & (asked - self.head < _AHEAD) & ~stopped & self.enable
+        ahead = (asked - self.head)[:INDEX_BITS]
+        may_ask = (asked != self.tail) & (ahead < _AHEAD) & ~stopped & self.enable
         refused = Signal()
         m.d.comb += [
             self.ar.valid.eq(waiting | (may_ask & ~beyond)),

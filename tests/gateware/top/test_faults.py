@@ -177,7 +177,6 @@ def test_fetch_error(machine, response):
 def test_memory_outside_answers_decerr(machine):
     """A ring outside the memory: the fetch itself faults."""
     machine.begin(IRQ)
-    machine.recover_ring = None
     machine.finish()
     machine.driver.acknowledge()
     machine.driver.soft_reset()

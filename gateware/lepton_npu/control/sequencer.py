@@ -1,0 +1,216 @@
+"""The sequencer: records to queues, queues to engines, and the first fault."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from lepton_npu.bus.axi import burst_layout, read_beat_layout
+from lepton_npu.spec.commands import Engine, FaultCause, Opcode
+from lepton_npu.spec.config import NpuConfig
+
+from .decode import ENGINES, RecordDecoder
+from .engine import INDEX_BITS, EngineSignature, FaultReport
+from .fetch import RecordFetch, record_layout
+from .queue import CommandQueue
+from .semaphores import SemaphoreFile
+from .watchdog import Watchdog
+
+__all__ = ["Sequencer"]
+
+
+class Sequencer(wiring.Component):
+    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself, and stops at the first fault.
+
+    A command starts 3 cycles after its record has been taken, or 2 cycles after the last semaphore that it waited for was posted.
+
+    Parameters
+    ----------
+    config : NpuConfig
+
+    Members
+    -------
+    enable, ring_base, ring_log2, tail, watchdog : In
+        Registers of these names.
+    head : Out(32), idle : Out(1)
+    done_event : Out(1), tag : Out(32)
+        An IRQ command has run.
+    fault_event : Out(1), fault : Out(FaultReport), fault_engine : Out(3)
+        The first fault: the event for a cycle, the rest stays until reset.
+    resetting : In(1)
+        Start nothing.
+    ar, r : streams
+        The fetch's, to `AxiMaster`.
+    load, store, quant, matmul, vector : In(EngineSignature)
+        The engines.
+    dispatched : Out(1)
+        For the counter COMMANDS: a command has been decoded and given to its engine.
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        super().__init__(
+            {
+                "enable": In(1),
+                "ring_base": In(64),
+                "ring_log2": In(5),
+                "tail": In(32),
+                "watchdog": In(32),
+                "head": Out(32),
+                "idle": Out(1),
+                "done_event": Out(1),
+                "tag": Out(32),
+                "fault_event": Out(1),
+                "fault": Out(FaultReport),
+                "fault_engine": Out(max(Engine).bit_length()),
+                "resetting": In(1),
+                "ar": Out(stream.Signature(burst_layout(config))),
+                "r": In(stream.Signature(read_beat_layout(config))),
+                **{engine.name.lower(): In(EngineSignature(*opcodes)) for engine, opcodes in ENGINES.items()},
+                "dispatched": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.fetch = fetch = RecordFetch(config)
+        m.submodules.decode = decode = RecordDecoder(config)
+        m.submodules.semaphores = semaphores = SemaphoreFile()
+        queues = {}
+        for engine, opcodes in ENGINES.items():
+            queues[engine] = m.submodules[f"queue_{engine.name.lower()}"] = CommandQueue(config, opcodes[0])
+        ports = {engine: getattr(self, engine.name.lower()) for engine in ENGINES}
+
+        halt, overrun = Signal(), Signal()
+        waiting_records = Signal(INDEX_BITS)
+        m.d.comb += [
+            halt.eq(self.fault.valid | self.resetting),
+            waiting_records.eq(self.tail - self.head),
+            overrun.eq(self.enable & (waiting_records > (Const(1, INDEX_BITS) << self.ring_log2))),
+            fetch.enable.eq(self.enable & ~overrun & ~halt),
+            fetch.ring_base.eq(self.ring_base),
+            fetch.ring_log2.eq(self.ring_log2),
+            fetch.tail.eq(self.tail),
+            self.head.eq(fetch.head),
+        ]
+        connect(m, flipped(self.ar), fetch.ar)
+        connect(m, flipped(self.r), fetch.r)
+
+        # ---- Decoding: take a record, check it, give it to its engine.
+        record = Signal(record_layout(), reset_less=True)
+        cause = Signal(decode.cause.shape(), reset_less=True)
+        queues_idle, control_requests, control_acts, failed = Signal(), Signal(), Signal(), Signal()
+        is_control, is_fence = Signal(), Signal()
+        control = Engine.CONTROL
+        m.d.comb += [
+            decode.record.eq(record.bits),
+            decode.index.eq(record.index),
+            queues_idle.eq(Cat(queue.idle for queue in queues.values()).all()),
+            is_control.eq(decode.engine == control),
+            is_fence.eq((decode.opcode == Opcode.FENCE) | (decode.opcode == Opcode.IRQ)),
+        ]
+        dispatching = Signal()
+        with m.FSM() as states:
+            with m.State("TAKE"):
+                m.d.comb += fetch.o.ready.eq(~halt)
+                m.d.sync += record.eq(fetch.o.payload)
+                with m.If(fetch.o.valid & ~halt):
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.sync += cause.eq(Mux(record.error, FaultCause.BUS_FETCH, decode.cause))
+                m.next = "DISPATCH"
+            with m.State("DISPATCH"):
+                with m.If(cause != FaultCause.NONE):
+                    m.d.comb += failed.eq(1)
+                with m.Else():
+                    m.d.comb += [
+                        dispatching.eq(~halt),
+                        control_requests.eq(is_control & ~halt & (queues_idle | ~is_fence)),
+                    ]
+                with m.If(self.dispatched):
+                    m.next = "TAKE"
+        m.d.comb += control_acts.eq(control_requests & semaphores.grants[control])
+
+        accepted = [control_acts]
+        for engine, queue in queues.items():
+            item = queue.i.payload
+            m.d.comb += [
+                item.command.eq(decode.commands[engine.name.lower()]),
+                item.wait.eq(decode.wait),
+                item.post.eq(decode.post),
+                queue.i.valid.eq(dispatching & (decode.engine == engine)),
+                queue.halt.eq(halt),
+                ports[engine].halt.eq(halt),
+                queue.done.eq(ports[engine].done),
+            ]
+            connect(m, queue.cmd, flipped(ports[engine].cmd))
+            accepted.append(queue.i.valid & queue.i.ready)
+        m.d.comb += [
+            self.dispatched.eq(Cat(accepted).any()),
+            self.done_event.eq(control_acts & (decode.opcode == Opcode.IRQ)),
+            self.tag.eq(decode.tag),
+        ]
+
+        # ---- Semaphores.
+        post = Signal.like(semaphores.posts[control], name="control_post")
+        m.d.sync += [post.valid.eq(control_acts), post.mask.eq(decode.post), post.index.eq(record.index)]
+        m.d.comb += [
+            semaphores.requests[control].eq(control_requests),
+            semaphores.masks[control].eq(decode.wait),
+            semaphores.takes[control].eq(control_acts),
+            semaphores.posts[control].eq(post),
+        ]
+        for engine, queue in queues.items():
+            m.d.comb += [
+                semaphores.requests[engine].eq(queue.requests),
+                semaphores.masks[engine].eq(queue.request),
+                queue.grant.eq(semaphores.grants[engine]),
+                semaphores.takes[engine].eq(queue.taken),
+                semaphores.posts[engine].eq(queue.post),
+            ]
+
+        # ---- Watchdog.
+        m.submodules.dog = dog = Watchdog(waiting=len(queues) + 1, running=len(queues))
+        decoding = ~states.ongoing("TAKE")
+        candidates = [(states.ongoing("DISPATCH"), record.index, control)]
+        candidates += [(queue.waits, queue.waiting_index, engine) for engine, queue in queues.items()]
+        candidates += [(queue.runs, queue.running_index, engine) for engine, queue in queues.items()]
+        for entry, (valid, index, engine) in zip(dog.candidates, candidates, strict=True):
+            m.d.comb += [entry.valid.eq(valid), entry.index.eq(index), entry.engine.eq(engine)]
+        moves = [self.r.valid, self.dispatched, fetch.o.valid & fetch.o.ready]
+        moves += [queue.taken | port.done | port.progress for queue, port in zip(queues.values(), ports.values())]
+        moved = Signal()
+        m.d.sync += moved.eq(Cat(moves).any())
+        m.d.comb += [
+            self.idle.eq(fetch.idle & ~decoding & queues_idle),
+            dog.work.eq(self.enable & ~self.idle & ~halt),
+            dog.progress.eq(moved),
+            dog.limit.eq(self.watchdog),
+            dog.head.eq(self.head),
+        ]
+
+        # ---- The first fault; of several in one cycle, the first in this order.
+        sources: list[tuple[Value, Value, Value, Value, Value]] = [
+            (failed, cause, control, record.index, Mux(record.error, record.address, 0)),
+            (overrun, FaultCause.RING_OVERRUN, control, self.head, Const(0, 64)),
+            (
+                semaphores.overflow,
+                FaultCause.SEMAPHORE_OVERFLOW,
+                semaphores.overflow_engine,
+                semaphores.overflow_index,
+                Const(0, 64),
+            ),
+        ]
+        for engine, port in ports.items():
+            fault = port.fault
+            sources.append((fault.valid, fault.cause, engine, fault.index, fault.address))
+        sources.append((dog.fault, FaultCause.WATCHDOG, dog.engine, dog.index, Const(0, 64)))
+        found = Cat(source[0] for source in sources).any()
+        m.d.sync += self.fault_event.eq(found & ~halt)
+        with m.If(found & ~halt):
+            m.d.sync += self.fault.valid.eq(1)
+            for valid, *values in reversed(sources):
+                targets = (self.fault.cause, self.fault_engine, self.fault.index, self.fault.address)
+                with m.If(valid):
+                    m.d.sync += [target.eq(value) for target, value in zip(targets, values)]
+        return m
