@@ -72,6 +72,10 @@ class Program:
         """Let command ``number`` post to ``semaphores`` as well."""
         self._commands[number].fields["post"] |= _mask("post", semaphores)
 
+    def add_wait(self, number: int, semaphores: Semaphores):
+        """Let command ``number`` wait for ``semaphores`` as well."""
+        self._commands[number].fields["wait"] |= _mask("wait", semaphores)
+
     def load(self, *, wait: Semaphores = (), post: Semaphores = (), **fields: int) -> int:
         """LOAD: ``rows`` rows of ``words`` words from byte ``address`` to local row ``local`` of the vector memory."""
         return self._dma(Opcode.LOAD, fields, wait, post)
