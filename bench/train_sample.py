@@ -1,0 +1,80 @@
+"""Trains the weights that the project carries with the equations, on the sample that it carries, from a fixed seed.
+
+``python -m bench.train_sample`` writes ``mlp_784_64_10.npz``. With ``--mnist FOLDER``, the folder of MNIST's four IDX
+files, it first cuts the sample, ``digits.npz``, out of them.
+"""
+
+import argparse
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+from lepton_sim.data import DIGITS, WEIGHTS, digits
+from lepton_verif.model import equations as eq
+
+TRAIN, TEST = 2000, 256
+SIZES = (784, 64, 10)
+EPOCHS, BATCH, RATE, SEED = 20, 32, 1e-3, 1
+
+
+def _idx(path: Path, header: int) -> np.ndarray:
+    """Bytes of a gzipped IDX file behind its header."""
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+
+
+def cut_sample(folder: Path):
+    """Write the sample from the IDX files in ``folder``."""
+    parts = {}
+    for name, prefix, count in (("train", "train", TRAIN), ("test", "t10k", TEST)):
+        images = _idx(folder / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, SIZES[0])
+        parts[f"{name}_images"] = images[:count]
+        parts[f"{name}_labels"] = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 8)[:count]
+    np.savez_compressed(DIGITS, **parts)
+
+
+def train() -> list[eq.Dense]:
+    """Layers after `EPOCHS` epochs of Adam on the training sample."""
+    sample, rng = digits(), np.random.default_rng(SEED)
+    x, labels = sample.train_images / 255, sample.train_labels
+    layers = []
+    for inputs, outputs, activation in ((*SIZES[:2], "relu"), (*SIZES[1:], "linear")):
+        # He et al., "Delving Deep into Rectifiers", ICCV 2015: variance 2 / inputs.
+        weights = rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)
+        layers.append(eq.Dense(weights, np.zeros(outputs), activation))
+    adam = eq.Adam(layers, RATE)
+    for _ in range(EPOCHS):
+        order = rng.permutation(len(x))
+        for start in range(0, len(x), BATCH):
+            chosen = order[start : start + BATCH]
+            trace = eq.forward(layers, x[chosen])
+            delta = eq.cross_entropy_delta(trace.output, labels[chosen])
+            layers = adam.step(layers, eq.backward(layers, trace, delta))
+    return layers
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.train_sample", description=__doc__)
+    parser.add_argument("--mnist", type=Path, help="folder of MNIST's IDX files: cut the sample anew")
+    options = parser.parse_args(arguments)
+    if options.mnist:
+        cut_sample(options.mnist)
+    layers = train()
+    parts = {f"w{l}": layer.weights.astype(np.float32) for l, layer in enumerate(layers)}
+    parts |= {f"b{l}": layer.bias.astype(np.float32) for l, layer in enumerate(layers)}
+    np.savez_compressed(WEIGHTS, **parts)
+    sample = digits()
+    for name, images, labels in (
+        ("training", sample.train_images, sample.train_labels),
+        ("test", sample.test_images, sample.test_labels),
+    ):
+        accuracy = eq.accuracy(eq.forward(layers, images / 255).output, labels)
+        print(f"{name} sample: {len(labels)} images, accuracy {accuracy:.4f}")
+    for path in (DIGITS, WEIGHTS):
+        print(f"{path.name}: {path.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
