@@ -30,9 +30,9 @@ class _Command:
 class OrderedProgram:
     """A list of commands that gives the same result in every order that its semaphores and fences allow.
 
-    A semaphore in use connects one engine X to one engine Y. Engines finish and start commands in order, so the k-th wait of Y
-    is over only when the k-th post of X is made: posts and waits of a channel pair up in order, however many are
-    under way. A fence makes all semaphores free again.
+    A semaphore in use connects one engine X to one engine Y. Engines finish and start commands in order, so the k-th
+    wait of Y is over only when the k-th post of X is made: posts and waits of a channel pair up in order, however many
+    are under way. A fence makes all semaphores free again.
 
     Parameters
     ----------
@@ -65,9 +65,7 @@ class OrderedProgram:
 
     def records(self) -> bytes:
         """The program as it stands in a ring."""
-        return b"".join(
-            COMMANDS[c.opcode].pack(**c.fields, wait=c.wait, post=c.post) for c in self.commands
-        )  # fmt: skip
+        return b"".join(COMMANDS[c.opcode].pack(**c.fields, wait=c.wait, post=c.post) for c in self.commands)
 
     def _before(self, engine: Engine) -> np.ndarray:
         """What is surely done when the next command of ``engine`` starts, if that waits for nothing."""
@@ -83,9 +81,14 @@ class OrderedProgram:
         return command
 
     def fence(self, opcode: Opcode = Opcode.FENCE, **fields: int):
-        """A FENCE (or IRQ)."""
-        number = len(self.commands)
-        self._append(opcode, fields, np.full(len(Engine), number - 1))
+        """A FENCE (or IRQ); sometimes one that also waits for a semaphore."""
+        number, wait = len(self.commands), 0
+        if (posters := [e for e in self._latest if e != Engine.CONTROL]) and self._rng.random() < 0.3:
+            source = posters[int(self._rng.integers(len(posters)))]
+            _, edges = self._plan(Engine.CONTROL, {source: self._latest[source]})
+            if self._fits(edges, Engine.CONTROL):
+                wait = self._connect(edges, Engine.CONTROL)
+        self._append(opcode, fields, np.full(len(Engine), number - 1), wait)
         self._floor[:] = number
         self._channels.clear()
         self._free = self._shuffled()
@@ -133,8 +136,9 @@ class OrderedProgram:
         return needs
 
     def add(self, opcode: Opcode, **fields: int):
-        """Add a command of an engine, behind everything that it depends on."""
+        """Add a command of an engine, behind all that it depends on. Fields not given are as in `Command.pack`."""
         engine = COMMANDS[opcode].engine
+        fields = {field.name: max(field.low, 0) for field in COMMANDS[opcode].body} | fields
         found = accesses(self.config, opcode, fields, self.base)
         needs = self._needs(engine, found)
         style = self._rng.random()
@@ -160,7 +164,7 @@ class OrderedProgram:
             self._written[space][addresses] = number
 
     def nop(self, needs: dict[Engine, int]):
-        """A NOP that holds back all later commands until those of ``needs`` are done; a FENCE if semaphores are short."""
+        """A NOP that holds back later commands until those of ``needs`` are done; a FENCE if semaphores are short."""
         needs = {source: number for source, number in needs.items() if source != Engine.CONTROL}
         before, edges = self._plan(Engine.CONTROL, needs)
         if not self._fits(edges, Engine.CONTROL):

@@ -1,14 +1,15 @@
 """Constrained-random command programs: every engine, every field, overlapping in time, without races.
 
-A program works in windows: some rows of the vector memory and of the accumulators, some tiles. Its first commands fill them (what
-memories hold at reset is not defined), its last ones bring everything to memory: the vector memory and the accumulators by
-STORE, the tiles by a product with the identity. In between are random commands; `OrderedProgram` orders those that meet.
+A program works in windows: some rows of the vector memory and of the accumulators, some tiles. Its first commands fill
+them (what memories hold at reset is not defined), its last ones bring everything to memory: the vector memory and the
+accumulators by STORE, the tiles by a product with the identity. In between are random commands; `OrderedProgram` orders
+those that meet.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-from lepton_npu.spec.commands import Format, Opcode, Precision, VectorOp
+from lepton_npu.spec.commands import Format, Opcode, VectorOp
 from lepton_npu.spec.config import ACC_SPACE, RECORD_BYTES, NpuConfig
 
 from .accesses import accesses, limb_pairs, vector_rows
@@ -173,7 +174,7 @@ class _Generator:
         op = VectorOp.MULADD if rng.random() < 0.3 else VectorOp(int(rng.integers(len(VectorOp))))
         f: Fields = {"op": int(op), "count0": self.below(12), "count1": self.below(4)}
         for name in ("a", "dst"):
-            f[f"{name}_format"] = int(Format.F32) if rng.random() < 0.65 else int(rng.integers(len(Format)))
+            f[f"{name}_format"] = int(Format.F32) if rng.random() < 0.5 else int(rng.integers(len(Format)))
         for name in ("relu", "b_imm", "c_imm", "negate_b", "negate_c"):
             f[name] = int(rng.random() < 0.3)
         f["imm_b"], f["imm_c"] = (int(word) for word in random_words(rng, 2))
