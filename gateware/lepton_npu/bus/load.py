@@ -84,7 +84,7 @@ class LoadEngine(wiring.Component):
         write_valid, write_address = Signal(), Signal(config.vmem_addr_bits, reset_less=True)
         m.d.comb += [
             burst.eq(bursts.r_data),
-            self.r.ready.eq(bursts.r_rdy & (~write_valid | self.write.req.ready)),
+            self.r.ready.eq(~write_valid | self.write.req.ready),
             take.eq(self.r.valid & self.r.ready),
             bursts.r_en.eq(take & beat.last),
             starts.eq(first_beat & burst.starts_row),

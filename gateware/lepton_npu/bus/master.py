@@ -27,6 +27,7 @@ class AxiMaster(wiring.Component):
     m_axi : Out(AxiSignature)
     fetch_ar, load_ar, aw : In(stream of burst_layout)
     fetch_r, load_r : Out(stream of read_beat_layout)
+        A beat of either is held back while one of the two is not ready; ready must not depend on valid.
     w : In(stream of write_beat_layout), b : Out(stream of BRESP)
     quiet : Out(1)
         Nothing is offered to the bus, and no transaction is unfinished.
@@ -78,9 +79,10 @@ class AxiMaster(wiring.Component):
             ]
         is_load = port.rid == LOAD_ID
         m.d.comb += [
-            self.fetch_r.valid.eq(port.rvalid & ~is_load),
-            self.load_r.valid.eq(port.rvalid & is_load),
-            port.rready.eq(Mux(is_load, self.load_r.ready, self.fetch_r.ready)),
+            # RREADY does not depend on RID, which is not defined while RVALID is low.
+            port.rready.eq(self.fetch_r.ready & self.load_r.ready),
+            self.fetch_r.valid.eq(port.rvalid & ~is_load & self.load_r.ready),
+            self.load_r.valid.eq(port.rvalid & is_load & self.fetch_r.ready),
             port.awid.eq(STORE_ID),
             port.awaddr.eq(self.aw.payload.addr),
             port.awlen.eq(self.aw.payload.len),

@@ -1,7 +1,8 @@
 """cocotb testbench: runs `Job`s on the whole core through its AXI ports, and compares the whole memory.
 
-Memory and host are cocotbext-axi's, so this testbench shares no code with the compiled harness. Run it with
-``run_cocotb(LeptonNpu(config), name, "lepton_verif.tb.job_tb", params={"jobs": [paths], "stall": 0.2})``.
+Memory and host are cocotbext-axi's, so this testbench shares no code with the compiled harness. `lepton_sim.jobs.run_jobs`
+starts it, with the parameters ``jobs`` (paths of saved jobs), ``stall`` (chance of a stall on every channel), ``outputs`` (names
+of the output ports) and ``cycles`` (limit for a job).
 """
 
 import itertools
@@ -91,7 +92,7 @@ async def start(dut, stall: float) -> tuple[AxiLiteMaster, Memory]:
 async def no_x_after_reset(dut):
     """Every output port is 0 or 1 after reset, and stays so while the core waits."""
     await start(dut, 0.0)
-    outputs = [handle for handle in dut if handle._name.startswith(("m_axi_", "s_axil_", "irq"))]
+    outputs = [getattr(dut, name) for name in lepton_sim.params()["outputs"]]
     assert outputs
     for _ in range(20):
         for handle in outputs:
