@@ -1,0 +1,77 @@
+"""The main job without the RTL: its figures, its exit status, and what it says about a mismatch."""
+
+import re
+
+import numpy as np
+import pytest
+from lepton_npu.spec.config import PRESETS
+from lepton_sim import main_job
+from lepton_sim.data import digits
+from lepton_sim.main_job import RtlRun, main, make_job
+
+
+def _run(monkeypatch, capsys, arguments, mismatches=()):
+    """Run the job with a stand-in for the RTL; the exit status and the words that were printed."""
+    seen = []
+
+    def rtl(options, config, job, stages):
+        seen.append((options, config, job))
+        return RtlRun(list(mismatches), cycles=1000, array_rows=250, seconds=0.5)
+
+    monkeypatch.setattr(main_job, "run_rtl", rtl)
+    status = main(arguments)
+    return status, re.sub(r"[│\s]+", " ", capsys.readouterr().out), seen[0]
+
+
+def test_table_has_the_figures(monkeypatch, capsys):
+    status, text, (options, config, job) = _run(monkeypatch, capsys, [])
+    assert status == 0
+    assert (options.sim, options.images, options.precision) == ("verilator", 64, 8)
+    assert config == PRESETS["default"]
+    for expected in ("accuracy 0.95", "of 64", f"0 of {job.memory.size // 4}", "array utilisation 25.0%", "2,000"):
+        assert expected in text
+
+
+def test_mismatch_fails_and_names_address_and_values(monkeypatch, capsys):
+    compiled, job = make_job(PRESETS["tiny"], digits().test_images[:2], 8)
+    memory = job.expected.copy()
+    memory[compiled.result - compiled.base] ^= 1
+    found = [str(mismatch) for mismatch in job.mismatches(memory)]
+    word = int(job.expected[compiled.result - compiled.base :][:4].view("<u4")[0])
+    assert found == [f"0x{compiled.result:08x}: expected 0x{word:08x}, found 0x{word ^ 1:08x}"]
+    status, text, _ = _run(monkeypatch, capsys, ["--sim", "icarus"], found)
+    assert status == 1
+    assert f"first difference {found[0]}" in text
+
+
+def test_core_that_stops_fails(monkeypatch, capsys):
+    def rtl(*_):
+        raise RuntimeError("the core stopped: LOCAL_RANGE")
+
+    monkeypatch.setattr(main_job, "run_rtl", rtl)
+    assert main(["--preset", "large", "--images", "1"]) == 1
+    assert "the core stopped: LOCAL_RANGE" in capsys.readouterr().out
+
+
+def test_seed_chooses_the_images(monkeypatch, capsys):
+    memories = {}
+    for seed in (3, 3, 4):
+        _, _, (options, _, job) = _run(monkeypatch, capsys, ["--seed", str(seed), "--images", "3"])
+        assert options.seed == seed
+        memories.setdefault(seed, []).append(job.memory)
+    assert np.array_equal(*memories[3])
+    assert not np.array_equal(memories[3][0], memories[4][0])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--images", "0"], "--images must be from 1 to 256, not 0"),
+        (["--images", "257"], "--images must be from 1 to 256, not 257"),
+        (["--preset", "huge"], "PRESET must be one of tiny, ecp5, default, large, not huge"),
+    ],
+)
+def test_bad_choices(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
