@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from amaranth.lib import wiring
+from lepton_npu.spec.commands import Engine, Opcode
 from lepton_npu.spec.config import PRESETS
 
 Factory = Callable[[], wiring.Component]
@@ -25,6 +26,14 @@ def _make(path: str, *args, **kwargs) -> Factory:
 
 _ECP5 = PRESETS["ecp5"]
 
+
+def _row_streamer() -> wiring.Component:
+    from lepton_npu.array.accumulate import Accumulate
+    from lepton_npu.array.stream_rows import RowStreamer
+
+    return RowStreamer(_ECP5, Accumulate.turnaround)
+
+
 UNITS: dict[str, tuple[Factory, float]] = {
     "fp32_add": (_make("fp.add.Fp32Add"), 80.0),
     "fp32_mul": (_make("fp.mul.Fp32Mul"), 80.0),
@@ -34,6 +43,24 @@ UNITS: dict[str, tuple[Factory, float]] = {
     "element_to_fp32": (_make("fp.convert.ElementToFp32"), 80.0),
     "fp32_to_element": (_make("fp.convert.Fp32ToElement"), 80.0),
     "scaled_int_to_fp32": (_make("fp.convert.ScaledIntToFp32", _ECP5.sum_bits), 80.0),
+    "systolic_array": (_make("array.systolic.SystolicArray", _ECP5), 120.0),
+    "accumulate": (_make("array.accumulate.Accumulate", _ECP5), 80.0),
+    "weight_loader": (_make("array.load_weights.WeightLoader", _ECP5), 80.0),
+    "row_streamer": (_row_streamer, 80.0),
+    "matmul": (_make("array.matmul.MatmulEngine", _ECP5), 80.0),
     "tile_memory": (_make("array.tile_memory.TileMemory", _ECP5), 80.0),
     "quantiser": (_make("array.quantiser.QuantEngine", _ECP5), 80.0),
+    "local_memory": (_make("memory.local_memory.LocalMemory", _ECP5), 80.0),
+    "vector_lane": (_make("vector.lane.VectorLane"), 80.0),
+    "vector_engine": (_make("vector.engine.VectorEngine", _ECP5), 80.0),
+    "load": (_make("bus.load.LoadEngine", _ECP5), 80.0),
+    "store": (_make("bus.store.StoreEngine", _ECP5), 80.0),
+    "axi_master": (_make("bus.master.AxiMaster", _ECP5), 80.0),
+    "record_fetch": (_make("control.fetch.RecordFetch", _ECP5), 80.0),
+    "record_decoder": (_make("control.decode.RecordDecoder", _ECP5), 80.0),
+    "command_queue": (_make("control.queue.CommandQueue", _ECP5, Opcode.MATMUL), 80.0),
+    "semaphores": (_make("control.semaphores.SemaphoreFile"), 80.0),
+    "watchdog": (_make("control.watchdog.Watchdog", waiting=len(Engine), running=len(Engine) - 1), 80.0),
+    "sequencer": (_make("control.sequencer.Sequencer", _ECP5), 80.0),
+    "register_bank": (_make("control.register_bank.RegisterBank", _ECP5), 80.0),
 }

@@ -32,7 +32,18 @@ class Accumulate(wiring.Component):
     port : Out(AccPort)
     written : Out(1), done : Out(1)
         A row has been written in the cycle before; the one marked ``last`` was.
+
+    Attributes
+    ----------
+    read_delay, write_delay : int
+        Cycles from ``valid`` to the read, and to the write, of the accumulator row.
+    turnaround : int
+        Cycles that must lie from a row to the next one with the same address: it must read what this one writes.
     """
+
+    read_delay = ScaledIntToFp32.latency - ACC_READ_LATENCY
+    write_delay = ScaledIntToFp32.latency + Fp32Add.latency
+    turnaround = write_delay - read_delay + 1
 
     def __init__(self, config: NpuConfig):
         self._config = config
@@ -50,21 +61,6 @@ class Accumulate(wiring.Component):
                 "done": Out(1),
             }
         )
-
-    @property
-    def read_delay(self) -> int:
-        """Cycles from ``valid`` to the read of the accumulator row."""
-        return ScaledIntToFp32.latency - ACC_READ_LATENCY
-
-    @property
-    def write_delay(self) -> int:
-        """Cycles from ``valid`` to the write of the accumulator row."""
-        return ScaledIntToFp32.latency + Fp32Add.latency
-
-    @property
-    def turnaround(self) -> int:
-        """Cycles that must lie from a row to the next one with the same address: it must read what this one writes."""
-        return self.write_delay - self.read_delay + 1
 
     def elaborate(self, platform):
         m = Module()
