@@ -132,7 +132,8 @@ class _MemoryImage:
     """Weights, biases, images, result and ring, one behind the other."""
 
     def __init__(self, plan: Plan, layers: Sequence[Layer], images: NDArray[np.uint8], base: int):
-        self._plan, self._base, self._parts, self._size = plan, base, [], 0
+        self._plan, self._base, self._size = plan, base, 0
+        self._parts: list[NDArray[np.uint8]] = []
         side = plan.config.side
         self.weights, self.weight_strides = [], []
         for layer in layers:
@@ -402,6 +403,6 @@ class _Emitter:
             operands = {"a": a, "a_stride0": 1 if a == scratch else wide, "lane_xor": xor}
             name = "b" if op == VectorOp.MAX else "c"
             operands |= {name: other, f"{name}_stride0": 1 if other == scratch else wide}
-            factor = {} if op == VectorOp.MAX else {"imm_b": 1.0}
-            number = self.program.vector(op, dst=scratch, dst_stride0=1, count0=rows, **operands, **factor)
+            factor = None if op == VectorOp.MAX else 1.0
+            number = self.program.vector(op, dst=scratch, dst_stride0=1, count0=rows, imm_b=factor, **operands)
             self.schedule.add(number, reads=[self.layout.scores, self.layout.scratch], writes=[self.layout.scratch])

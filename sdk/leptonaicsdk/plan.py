@@ -65,7 +65,8 @@ class Plan:
         """Tiles along the inputs of a chunk of layer l (the last chunk may have fewer)."""
         if self.chunks == 1 or (l and not self.streamed[l]):
             return self.k_tiles(l)
-        align = max(1, self.config.bus_bytes // self.config.side)  # A chunk of bytes starts at a bus word.
+        # A chunk of layer 0's bytes starts at a bus word.
+        align = 1 if l else max(1, self.config.bus_bytes // self.config.side)
         return min(self.k_tiles(l), -(-self.k_tiles(l) // self.chunks // align) * align)
 
     def chunk_spans(self, l: int) -> list[tuple[int, int]]:

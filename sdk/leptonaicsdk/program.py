@@ -111,11 +111,11 @@ class Program:
         self._tile("MATMUL.b_tile", *_extremes(f["b_tile"], (k, f["b_k_stride"]), (n, f["b_n_stride"]), b_planes))
         m = np.arange(f["rows"])
         steps = (m % f["count0"], m // f["count0"] % f["count1"], m // (f["count0"] * f["count1"]))
-        first = f["a_row"] + sum(step * f[f"a_stride{axis}"] for axis, step in enumerate(steps))
+        first = f["a_row"] + sum((step * f[f"a_stride{axis}"] for axis, step in enumerate(steps)), np.zeros_like(m))
         low, high = _extremes(f["a_tile"], (k, f["a_k_stride"]), a_planes)
         side = self.config.side
         self._tile("MATMUL.a_tile", (low * side + int(first.min())) // side, (high * side + int(first.max())) // side)
-        row = sum(step * f[f"acc_stride{axis}"] for axis, step in enumerate(steps))
+        row = sum((step * f[f"acc_stride{axis}"] for axis, step in enumerate(steps)), np.zeros_like(m))
         low, high = _extremes(f["acc"], (n, f["acc_n_stride"]))
         low, high, limit = low + int(row.min()), high + int(row.max()), ACC_SPACE + self.config.acc_rows
         if low < ACC_SPACE or high >= limit:
