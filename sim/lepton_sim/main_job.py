@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
@@ -49,9 +51,23 @@ class Stages:
 
 @dataclass(frozen=True)
 class RtlRun:
-    """What the RTL left: differing words as text (the first first), cycles, and rows through the array if known."""
+    """What the RTL left.
 
-    mismatches: list[str]
+    Attributes
+    ----------
+    mismatching : int or None
+        Words that differ; None if the simulation ended before they were compared.
+    failure : str
+        The first difference, or what went wrong; empty if all is as expected.
+    cycles : int
+    array_rows : int or None
+        Rows that went through the array; None if the counter was not read.
+    seconds : float
+        Of simulation.
+    """
+
+    mismatching: int | None
+    failure: str
     cycles: int
     array_rows: int | None
     seconds: float
@@ -65,7 +81,10 @@ def make_job(config: NpuConfig, images: np.ndarray, precision: int) -> tuple[Com
     RuntimeError
         If the simulator ends in a fault.
     """
-    layers = [Layer(layer.weights, layer.bias, layer.activation == "relu") for layer in trained_mlp()]
+    layers = [
+        Layer(layer.weights.astype(np.float32), layer.bias.astype(np.float32), layer.activation == "relu")
+        for layer in trained_mlp()
+    ]
     compiled = compile_mlp(config, layers, images, precision)
     iss = Iss(config, compiled.memory.copy(), base=compiled.base)
     if (fault := iss.run(compiled.ring, compiled.ring_log2, compiled.records)) is not None:
@@ -95,19 +114,20 @@ def run_rtl(options: argparse.Namespace, config: NpuConfig, job: Job, stages: St
         run = run_job(harness, job, stalls=stalls, seed=options.seed or 0)
     if run.fault is not None:
         raise RuntimeError(f"the core stopped: {run.fault}")
-    mismatches = [str(mismatch) for mismatch in job.mismatches(run.memory)]
+    mismatches = job.mismatches(run.memory)
+    failure = f"first difference {mismatches[0]}" if mismatches else ""
     if run.tag != job.tag:
-        mismatches.append(f"TAG: expected 0x{job.tag:x}, found 0x{run.tag:x}")
-    return RtlRun(mismatches, run.cycles, run.counters["MATMUL_ROWS"], run.seconds)
+        failure = failure or f"TAG: expected 0x{job.tag:x}, found 0x{run.tag:x}"
+    return RtlRun(len(mismatches), failure, run.cycles, run.counters["MATMUL_ROWS"], run.seconds)
 
 
-def _run_icarus(options: argparse.Namespace, verilog: str, job: Job, folder, stages: Stages) -> RtlRun:
+def _run_icarus(options: argparse.Namespace, verilog: str, job: Job, folder: Path, stages: Stages) -> RtlRun:
     """The same under cocotb, with a memory and a host that share nothing with the harness."""
     path = (folder / "job.npz").resolve()
     job.save(path)
     stall = 0.0 if options.seed is None else 0.2
     results = folder / "cocotb"
-    mismatches = []
+    failure = ""
     with stages.time("build and run RTL"):
         try:
             run_cocotb(
@@ -116,14 +136,21 @@ def _run_icarus(options: argparse.Namespace, verilog: str, job: Job, folder, sta
                 params={"jobs": [str(path)], "stall": stall, "cycles": ICARUS_CYCLES},
             )  # fmt: skip
         except AssertionError as error:
-            mismatches.append(str(error))
-    cycles, seconds = 0, 0.0
-    if (results / "results.xml").exists():
-        for case in ElementTree.parse(results / "results.xml").getroot().iter("testcase"):
-            if case.get("name") == "runs_jobs":
-                cycles = round(float(case.get("sim_time_ns", "0")) / CLOCK_NS)
-                seconds = float(case.get("time", "0"))
-    return RtlRun(mismatches, cycles, None, seconds)
+            failure = str(error)
+    cycles, seconds = _cocotb_time(results / "results.xml")
+    counted = re.search(r"(\d+) of \d+ words differ", failure)
+    mismatching = int(counted[1]) if counted else None if failure else 0
+    return RtlRun(mismatching, failure, cycles, None, seconds)
+
+
+def _cocotb_time(path: Path) -> tuple[int, float]:
+    """Cycles (reset and register accesses included) and seconds of the testcase in a results file; 0 without one."""
+    if not path.exists():
+        return 0, 0.0
+    root = ElementTree.parse(path).getroot()
+    times = [p.get("value", "0") for p in root.iter("property") if p.get("name") == "sim_time_duration"]
+    seconds = sum(float(case.get("time", "0")) for case in root.iter("testcase"))
+    return round(sum(map(float, times)) / CLOCK_NS), seconds
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -162,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = run_rtl(options, config, job, stages)
     except (RuntimeError, TimeoutError) as error:
-        console.print(f"[red]FAILED[/red]: {error}", soft_wrap=True)
+        console.print("FAILED:", error, style="red", markup=False, soft_wrap=True)
         return 1
 
     guesses = compiled.probabilities(job.expected).argmax(axis=1)
@@ -173,9 +200,10 @@ def main(arguments: list[str] | None = None) -> int:
         ("images", str(options.images)),
         ("accuracy", f"{right / options.images:.4f} ({right} of {options.images})"),
         ("commands", str(compiled.records)),
-        ("mismatching words", f"{len(run.mismatches)} of {job.memory.size // 4}"),
-        ("cycles an image", f"{run.cycles / options.images:.0f} (weights' load included)"),
+        ("mismatching words", f"{'unknown' if run.mismatching is None else run.mismatching} of {job.memory.size // 4}"),
     ]
+    if run.cycles:
+        rows.append(("cycles an image", f"{run.cycles / options.images:.0f} (weights' load included)"))
     if run.array_rows is not None and run.cycles:
         rows.append(("array utilisation", f"{run.array_rows / run.cycles:.1%}"))
     if run.seconds:
@@ -185,8 +213,8 @@ def main(arguments: list[str] | None = None) -> int:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if run.mismatches:
-        console.print(f"[red]FAILED[/red]: first difference {run.mismatches[0]}", soft_wrap=True)
+    if run.failure:
+        console.print("FAILED:", run.failure, style="red", markup=False, soft_wrap=True)
         return 1
     return 0
 

@@ -7,16 +7,16 @@ import pytest
 from lepton_npu.spec.config import PRESETS
 from lepton_sim import main_job
 from lepton_sim.data import digits
-from lepton_sim.main_job import RtlRun, main, make_job
+from lepton_sim.main_job import RtlRun, _cocotb_time, main, make_job
 
 
-def _run(monkeypatch, capsys, arguments, mismatches=()):
+def _run(monkeypatch, capsys, arguments, failure="", mismatching=0):
     """Run the job with a stand-in for the RTL; the exit status and the words that were printed."""
     seen = []
 
     def rtl(options, config, job, stages):
         seen.append((options, config, job))
-        return RtlRun(list(mismatches), cycles=1000, array_rows=250, seconds=0.5)
+        return RtlRun(mismatching, failure, cycles=1000, array_rows=250, seconds=0.5)
 
     monkeypatch.setattr(main_job, "run_rtl", rtl)
     status = main(arguments)
@@ -39,9 +39,20 @@ def test_mismatch_fails_and_names_address_and_values(monkeypatch, capsys):
     found = [str(mismatch) for mismatch in job.mismatches(memory)]
     word = int(job.expected[compiled.result - compiled.base :][:4].view("<u4")[0])
     assert found == [f"0x{compiled.result:08x}: expected 0x{word:08x}, found 0x{word ^ 1:08x}"]
-    status, text, _ = _run(monkeypatch, capsys, ["--sim", "icarus"], found)
+    status, text, _ = _run(monkeypatch, capsys, ["--sim", "icarus"], f"first difference {found[0]}", 1)
     assert status == 1
     assert f"first difference {found[0]}" in text
+    assert f"mismatching words 1 of {job.memory.size // 4}" in text
+
+
+def test_cocotb_times_are_read(tmp_path):
+    results = tmp_path / "results.xml"
+    assert _cocotb_time(results) == (0, 0.0)
+    results.write_text(
+        '<testsuites><testsuite><testcase name="runs_jobs" time="86.5"><properties>'
+        '<property name="sim_time_duration" value="298830.0"/></properties></testcase></testsuite></testsuites>'
+    )
+    assert _cocotb_time(results) == (29883, 86.5)
 
 
 def test_core_that_stops_fails(monkeypatch, capsys):
