@@ -166,3 +166,9 @@ def test_scaled_column_sums(integers, a, b, limb_sum):
         assert np.isnan(found.view(np.float32)).all()
         return
     assert found.tolist() == [exact_scaled(integer, a + b - 266 - 8 * limb_sum) for integer in integers]
+
+
+@pytest.mark.parametrize("exponent", [127, 10])
+def test_a_column_sum_of_zero_is_plus_zero(exponent):
+    """Also where the product that made it came out as -0, at ordinary and at tiny scales."""
+    assert words_of(scale_sums(np.array([-0.0, 0.0], np.float32), exponent, exponent, 0)).tolist() == [0, 0]

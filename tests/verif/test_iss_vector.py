@@ -212,6 +212,11 @@ def test_unused_operands_are_not_read():
         ({"c": 0, "c_stride0": -1}, (1 << 64) - 1),
         ({"a": TINY.vmem_rows - 1, "a_stride0": 1, "a_format": Format.U8, "count0": 5}, TINY.vmem_rows),
         ({"b": 0, "b_stride0": -2, "c": 1, "c_stride0": -1}, (1 << 64) - 2),  # step 1 comes before step 2
+        # Row 1 of packed bytes is read at step 4, after the bad row of c at step 2.
+        (
+            {"a": TINY.vmem_rows - 1, "a_stride0": 1, "a_format": Format.U8, "count0": 5, "c": 1, "c_stride0": -1},
+            (1 << 64) - 1,
+        ),
     ],
 )
 def test_range(fields, address):
