@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     right = int((guesses == sample.test_labels[chosen]).sum())
     rows = [
         ("core", f"preset {options.preset}, {config.side} x {config.side} array, precision {options.precision}"),
-        ("simulator", options.sim + (f", seed {options.seed}" if options.seed is not None else "")),
+        ("simulator", options.sim + (f", stalls of seed {options.seed}" if options.seed is not None else "")),
         ("images", str(options.images)),
         ("accuracy", f"{right / options.images:.4f} ({right} of {options.images})"),
         ("commands", str(compiled.records)),

@@ -56,8 +56,8 @@ def probabilities(layers, images, precision, batch, side):
     """The equations' probabilities, and the bound of the core's difference from them; both (images, classes).
 
     With G the derivative of the scores by a layer's z, an error d of its weight (k, n) moves the scores by x_k d G_n,
-    and an error e of its input k by e (W G)_k; variances of all sources add. Dead units (z below 0) pass nothing. If every
-    score is off by at most dz, the log odds of class i are off by at most dz_i + max dz.
+    and an error e of its input k by e (W G)_k; variances of all sources add. Dead units (z below 0) pass nothing. If
+    every score is off by at most dz, the log odds of class i are off by at most dz_i + max dz.
     """
     inputs, scores = [], images / 255
     for layer in layers:
