@@ -1,0 +1,261 @@
+"""The vector engine at T = 4 with 4, 2 and 1 lanes against the instruction-set simulator's VECTOR."""
+
+import random
+
+import numpy as np
+import pytest
+from lepton_npu.spec.commands import FaultCause, Format, VectorOp
+from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_verif.accesses import vector_rows
+from lepton_verif.model.iss_state import CoreState, EngineFaultError
+from lepton_verif.model.iss_vector import prepare_vector
+from lepton_verif.random_program import random_words
+
+from tests.gateware.vector.vector_bench import VectorDriver, VectorWithMemory, simulate
+
+ONE = 0x3F800000
+STRIDES = [(1, 4), (1, 0), (0, 1), (0, 0), (3, 1), (2, -3), (-1, 5)]
+ZERO = {
+    **dict.fromkeys(("op", "a_format", "dst_format", "relu", "b_imm", "c_imm", "negate_b", "negate_c"), 0),
+    **{f"{name}{suffix}": 0 for name in ("dst", "a", "b", "c") for suffix in ("", "_stride0", "_stride1")},
+    **dict.fromkeys(("imm_b", "imm_c", "lane_bcast", "lane_xor"), 0),
+    **dict.fromkeys(("count0", "count1"), 1),
+}
+
+
+def config_of(lanes: int) -> NpuConfig:
+    return NpuConfig(side=4, lanes=lanes, vmem_rows=128, acc_rows=32, tiles=16, max_burst=16)
+
+
+def filled(config: NpuConfig, rng: np.random.Generator) -> CoreState:
+    state = CoreState(config, np.zeros(0, np.uint8))
+    for memory in (state.vmem, state.acc):
+        memory[:] = random_words(rng, memory.size).reshape(memory.shape)
+    return state
+
+
+def copy_of(state: CoreState) -> CoreState:
+    other = CoreState(state.config, state.memory)
+    other.local[:] = state.local
+    return other
+
+
+def meets(f: dict[str, int]) -> bool:
+    """Whether a row is read in one step and written in another: that is not defined."""
+    rows = vector_rows(f)
+    target = rows.pop("dst").reshape(-1)
+    packed = Format(f["a_format"]).pack > 1 or Format(f["dst_format"]).pack > 1
+    for source in rows.values():
+        same = source.reshape(-1, 1) == target
+        if not packed:
+            np.fill_diagonal(same, False)
+        if same.any():
+            return True
+    return False
+
+
+def random_command(rng: np.random.Generator, config: NpuConfig, op: int, a_format: int, dst_format: int):
+    """A command whose rows exist; every other one has strides of which the engine reads a row once only."""
+    while True:
+        f = ZERO | {"op": op, "a_format": a_format, "dst_format": dst_format}
+        f |= {"count0": int(rng.integers(1, 11)), "count1": int(rng.integers(1, 4))}
+        f |= {name: int(rng.random() < 0.35) for name in ("relu", "b_imm", "c_imm", "negate_b", "negate_c")}
+        f |= {"imm_b": int(random_words(rng, 1)[0]), "imm_c": int(random_words(rng, 1)[0])}
+        if rng.random() < 0.6:
+            f |= {"lane_bcast": int(rng.integers(4)), "lane_xor": int(rng.integers(4))}
+        for name in ("a", "b", "c", "dst"):
+            strides = STRIDES[int(rng.integers(len(STRIDES)))] if rng.random() < 0.7 else rng.integers(-4, 8, 2)
+            f |= {f"{name}_stride{loop}": int(stride) for loop, stride in enumerate(strides)}
+            f[name] = int(rng.integers(1 << 16))  # kept if the operand is not read
+        for name, offsets in vector_rows(f | dict.fromkeys(("a", "b", "c", "dst"), 0)).items():
+            base, rows = 0, config.vmem_rows
+            if name != "dst" and rng.random() < 0.3:
+                base, rows = ACC_SPACE, config.acc_rows
+            low, high = -int(offsets.min()), rows - int(offsets.max())
+            if low >= high:
+                break
+            f[name] = base + int(rng.integers(low, high))
+        else:
+            if rng.random() < 0.3 and f["a"] < ACC_SPACE:
+                f |= {key: f["a" + key[3:]] for key in ("dst", "dst_stride0", "dst_stride1")}
+            if not meets(f) and vector_rows(f)["dst"].max() < config.vmem_rows and vector_rows(f)["dst"].min() >= 0:
+                return f
+
+
+def check_memory(found: CoreState, expected: CoreState, f: dict[str, int]):
+    wrong = np.argwhere(found.local != expected.local)
+    assert not wrong.size, (
+        f"{len(wrong)} words differ, first {wrong[0]}: {found.local[tuple(wrong[0])]:08x}, "
+        f"expected {expected.local[tuple(wrong[0])]:08x}, {f}"
+    )
+
+
+@pytest.mark.parametrize("lanes", [4, 2, 1])
+def test_random_commands(seed, lanes):
+    """Every operation, every pair of formats, in turn; stalls of each port; rows written in order, each once."""
+    config, rng = config_of(lanes), np.random.default_rng([seed, lanes])
+    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} {lanes}"))
+    expected = copy_of(driver.state)
+    formats = [(a, d) for a in Format for d in Format]
+    ops = [VectorOp(number % len(VectorOp)) for number in range(len(formats) * (2 if lanes == 4 else 1))]
+    commands = [random_command(rng, config, op, *formats[n % len(formats)]) for n, op in enumerate(ops)]
+
+    async def process(ctx):
+        for index, f in enumerate(commands):
+            accept = rng.choice([1, 1, 0.5, 0.15], 3)
+            await driver.start(ctx, f, index, accept)
+            assert await driver.finish(ctx)
+            prepare_vector(config, f)(expected)
+            check_memory(driver.state, expected, f)
+            rows = vector_rows(f)
+            target = rows.pop("dst")[:, :: Format(f["dst_format"]).pack]
+            assert driver.writes == target.reshape(-1).tolist()
+            for name in "abc":
+                assert set(driver.reads[name]) == set(rows[name].reshape(-1).tolist() if name in rows else ())
+            if rng.random() < 0.2:
+                await driver.quiet(ctx, busy=False, cycles=int(rng.integers(1, 12)))
+        await driver.quiet(ctx, busy=False)
+
+    simulate(driver.dut, process)
+    assert driver.seen["stall"] > 100
+
+
+def first_bad(config: NpuConfig, f: dict[str, int]) -> tuple[int, int]:
+    """The first step that names no row, and that row; operands before the result."""
+    bad = []
+    for order, name in enumerate(("a", "b", "c", "dst")):
+        for step, row in enumerate(vector_rows(f).get(name, np.zeros(0)).reshape(-1).tolist()):
+            acc = ACC_SPACE <= row < ACC_SPACE + config.acc_rows and name != "dst"
+            if not (0 <= row < config.vmem_rows or acc):
+                bad.append((step, order, row))
+    step, _, row = min(bad)
+    return step, row
+
+
+def run_steps(config: NpuConfig, f: dict[str, int], steps: int, state: CoreState):
+    """The rows of results that the first steps fill."""
+    outer, inner = divmod(steps, f["count0"])
+    inner -= inner % Format(f["dst_format"]).pack
+    if outer:
+        prepare_vector(config, f | {"count1": outer})(state)
+    if inner:
+        moved = {name: f[name] + outer * f[f"{name}_stride1"] for name in vector_rows(f)}
+        prepare_vector(config, f | moved | {"count0": inner, "count1": 1})(state)
+
+
+@pytest.mark.parametrize("lanes", [4, 1])
+def test_out_of_range(seed, lanes):
+    """LOCAL_RANGE at the first missing row, exactly; the steps before it are written, nothing else; then silence."""
+    config, rng = config_of(lanes), np.random.default_rng([seed, lanes])
+    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} {lanes}"))
+    expected = copy_of(driver.state)
+    partial = 0
+
+    def faulty() -> dict[str, int]:
+        while True:
+            f = random_command(rng, config, *(int(rng.integers(len(kind))) for kind in (VectorOp, Format, Format)))
+            f["count0"] *= 2
+            names = [name for name in ("a", "b", "c", "dst") if name in vector_rows(f)]
+            for name in rng.choice(names, int(rng.integers(1, 3))):
+                if rng.random() < 0.5:
+                    f[name] = int(rng.choice([config.vmem_rows - 2, config.vmem_rows, 0x7FFF, ACC_SPACE, 0xFFFF, 1]))
+                else:
+                    f[f"{name}_stride{rng.integers(2)}"] = int(rng.choice([-0x8000, 0x7FFF, 40, -20, config.vmem_rows]))
+            try:
+                prepare_vector(config, f)
+            except EngineFaultError:
+                if not meets(f):
+                    return f
+
+    async def process(ctx):
+        nonlocal partial
+        for index in range(20):
+            f = faulty()
+            step, address = first_bad(config, f)
+            with pytest.raises(EngineFaultError) as fault:
+                prepare_vector(config, f)
+            assert fault.value.address == address & (1 << 64) - 1
+            await driver.start(ctx, f, 0x8000_0000 + index, rng.choice([1, 0.4], 3))
+            assert not await driver.finish(ctx), f
+            for _ in range(30):
+                await driver.cycle(ctx)
+            assert ctx.get(driver.engine.fault.cause) == FaultCause.LOCAL_RANGE
+            assert ctx.get(driver.engine.fault.address) == address & (1 << 64) - 1, f
+            assert ctx.get(driver.engine.fault.index) == 0x8000_0000 + index
+            await driver.quiet(ctx, busy=True, cycles=10)
+            assert not ctx.get(driver.engine.cmd.ready)
+            run_steps(config, f, step, expected)
+            check_memory(driver.state, expected, f)
+            partial += bool(driver.writes)
+            ctx.set(driver.reset, 1)
+            await driver.cycle(ctx)
+            ctx.set(driver.reset, 0)
+            assert not ctx.get(driver.engine.fault.valid)
+
+    simulate(driver.dut, process)
+    assert partial > 3, "hardly any fault came after a row was written"
+
+
+@pytest.mark.parametrize("lanes", [4, 2, 1])
+def test_throughput(lanes):
+    """On the real memory, operands in different banks: a row every ``side / lanes`` cycles, without a gap."""
+    config = config_of(lanes)
+    bench = VectorWithMemory(config)
+    rows = 40
+    f = ZERO | {"a": 4, "b": 41, "c": 2, "dst": 84, "count0": rows}
+    f |= {f"{name}_stride0": 1 for name in ("a", "b", "c", "dst")}
+    written, data = [], []
+
+    async def process(ctx):
+        for row in range(config.vmem_rows):
+            words = np.full(4, row, np.float32).tobytes()
+            ctx.set(bench.memory.load.req.valid, 1)
+            ctx.set(bench.memory.load.req.payload, {"addr": row, "data": int.from_bytes(words, "little")})
+            await ctx.tick()
+        ctx.set(bench.memory.load.req.valid, 0)
+        ctx.set(bench.vector.engine.cmd.valid, 1)
+        ctx.set(bench.vector.engine.cmd.payload, {"index": 0, **f})
+        await ctx.tick()
+        ctx.set(bench.vector.engine.cmd.valid, 0)
+        for cycle in range(400):
+            if ctx.get(bench.vector.row):
+                written.append(cycle)
+                row = ctx.get(bench.vector.write.data).to_bytes(16, "little")
+                data.append(float(np.frombuffer(row, "<f4")[0]))
+            if ctx.get(bench.vector.engine.done):
+                break
+            await ctx.tick()
+
+    simulate(bench, process)
+    assert data == [(4 + n) * (41 + n) + 2 + n for n in range(rows)]
+    assert np.diff(written).tolist() == [4 // lanes] * (rows - 1)
+
+
+def test_turnaround_between_commands():
+    """A new command is taken at done: 17 to 25 cycles without a group, by the operation."""
+    config = config_of(4)
+    driver = VectorDriver(config, CoreState(config, np.zeros(0, np.uint8)), random.Random(0))
+    periods = {}
+
+    async def process(ctx):
+        for op in VectorOp:
+            f = ZERO | {"op": op, "dst": 9, "b_imm": 1, "c_imm": 1, "imm_b": ONE}
+            await driver.start(ctx, f, 0)
+            assert await driver.finish(ctx)
+            ctx.set(driver.engine.cmd.valid, 1)
+            ctx.set(driver.engine.cmd.payload, {"index": 0, **f})
+            taken = []
+            for cycle in range(70):
+                if ctx.get(driver.engine.cmd.ready):
+                    taken.append(cycle)
+                await driver.cycle(ctx)
+            ctx.set(driver.engine.cmd.valid, 0)
+            while ctx.get(driver.engine.busy):
+                await driver.cycle(ctx)
+            periods[op] = set(np.diff(taken).tolist())
+
+    simulate(driver.dut, process)
+    gaps = {op: max(period) - 1 for op, period in periods.items()}
+    assert all(len(period) == 1 for period in periods.values()), periods
+    assert min(gaps.values()) == gaps[VectorOp.LT] == 17, gaps
+    assert max(gaps.values()) == gaps[VectorOp.EXP] == 25, gaps

@@ -1,0 +1,135 @@
+"""The vector engine on a memory that stalls at random, for tests in Amaranth's simulator."""
+
+import random
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import connect
+from amaranth.sim import Simulator
+from lepton_npu.memory.local_memory import LocalMemory
+from lepton_npu.memory.ports import LOCAL_READ_LATENCY
+from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_npu.vector.engine import VectorEngine
+from lepton_verif.model.iss_state import CoreState
+
+LIMIT = 6000
+"""Cycles that one command may take."""
+
+
+class VectorWithMemory(wiring.Component):
+    """`VectorEngine` on a real `LocalMemory`, whose LOAD port fills it."""
+
+    def __init__(self, config: NpuConfig):
+        self.vector, self.memory = VectorEngine(config), LocalMemory(config)
+        super().__init__({})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.vector, m.submodules.memory = self.vector, self.memory
+        for name in "abc":
+            connect(m, getattr(self.vector, name), getattr(self.memory, f"vector_{name}"))
+        connect(m, self.vector.write, self.memory.vector_write)
+        return m
+
+
+def simulate(dut, process):
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(process)
+    simulator.run()
+
+
+class VectorDriver:
+    """Commands to a `VectorEngine`, and the memory behind it: a `CoreState` that the engine alone writes.
+
+    A read is answered exactly `LOCAL_READ_LATENCY` cycles after its handshake; requests are accepted with a
+    probability drawn for each command and port. An address that names no row must never be asked for.
+    """
+
+    def __init__(self, config: NpuConfig, state: CoreState, rng: random.Random):
+        self.config, self.state, self.rng = config, state, rng
+        self.vector = VectorEngine(config)
+        self.engine = self.vector.engine
+        self.reset = Signal()
+        self.dut = ResetInserter(self.reset)(self.vector)
+        self.accept = dict.fromkeys("abc", 1.0)
+        self.due = {name: deque([None] * LOCAL_READ_LATENCY) for name in "abc"}
+        self.reads = {name: [] for name in "abc"}
+        self.writes: list[int] = []
+        self.seen = Counter()
+
+    def _local(self, address: int) -> bool:
+        config = self.config
+        return address < config.vmem_rows or ACC_SPACE <= address < ACC_SPACE + config.acc_rows
+
+    async def cycle(self, ctx):
+        """One cycle of the memory; what the engine reads and writes is noted."""
+        vector, config = self.vector, self.config
+        for name in "abc":
+            port = getattr(vector, name)
+            answer = self.due[name].popleft()
+            ctx.set(port.resp_valid, answer is not None)
+            ctx.set(port.resp_data, self.rng.getrandbits(config.row_bits) if answer is None else answer)
+            ready = self.rng.random() < self.accept[name]
+            ctx.set(port.req.ready, ready)
+            answer = None
+            if ctx.get(port.req.valid):
+                address = ctx.get(port.req.payload)
+                assert self._local(address), f"{name} reads row 0x{address:x}"
+                if ready:
+                    self.reads[name].append(address)
+                    answer = int.from_bytes(self.state.local[address].tobytes(), "little")
+                else:
+                    self.seen["stall"] += 1
+            self.due[name].append(answer)
+        assert ctx.get(vector.row) == ctx.get(vector.write.en)
+        if ctx.get(vector.write.en):
+            row = ctx.get(vector.write.addr)
+            words = ctx.get(vector.write.data).to_bytes(config.row_bytes, "little")
+            self.state.vmem[row] = memoryview(words).cast("I")
+            self.writes.append(row)
+        await ctx.tick()
+
+    async def start(self, ctx, command: dict[str, int], index: int, accept: Iterable[float] = (1, 1, 1)):
+        """Hand over a command; returns once it is taken."""
+        engine = self.engine
+        self.accept = dict(zip("abc", map(float, accept)))
+        for record in (*self.reads.values(), self.writes):
+            record.clear()
+        ctx.set(engine.cmd.valid, 1)
+        ctx.set(engine.cmd.payload, {"index": index, **command})
+        for _ in range(LIMIT):
+            ready = ctx.get(engine.cmd.ready)
+            assert not ctx.get(engine.done)
+            await self.cycle(ctx)
+            if ready:
+                break
+        else:
+            raise AssertionError("command was not taken")
+        ctx.set(engine.cmd.valid, 0)
+        # Only the payload of the handshake counts.
+        ctx.set(engine.cmd.payload, {name: self.rng.getrandbits(8) for name in ("op", "a", "count0", "imm_b")})
+
+    async def finish(self, ctx) -> bool:
+        """Wait for done (True) or a fault (False)."""
+        engine = self.engine
+        for _ in range(LIMIT):
+            done, fault = ctx.get(engine.done), ctx.get(engine.fault.valid)
+            assert not (done and fault)
+            assert ctx.get(engine.busy)
+            await self.cycle(ctx)
+            if done or fault:
+                return bool(done)
+        raise AssertionError("command is neither done nor at fault")
+
+    async def quiet(self, ctx, busy: bool, cycles: int = 30):
+        """Nothing is read, written or done for some cycles, and no answer is left."""
+        before = (len(self.writes), *(len(reads) for reads in self.reads.values()))
+        for _ in range(cycles):
+            assert ctx.get(self.engine.busy) == busy
+            assert not ctx.get(self.engine.done)
+            await self.cycle(ctx)
+        assert before == (len(self.writes), *(len(reads) for reads in self.reads.values()))
+        assert not any(answer is not None for due in self.due.values() for answer in due)
