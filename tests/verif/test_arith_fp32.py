@@ -160,7 +160,7 @@ def one(function, *operands: int) -> int:
     return int(fp32.bits(function(*(fp32.from_bits(np.array([word])) for word in operands)))[0])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=350, deadline=None)
 @given(pairs)
 def test_add(pair):
     a, b = pair
@@ -169,14 +169,14 @@ def test_add(pair):
         assert one(fp32.sub, a, b) == exact_add(a, b ^ SIGN)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=350, deadline=None)
 @given(pairs)
 @example((0x20000001, 0x1FFFFFFE))  # rounds up to 2^-126, but is below it before rounding
 def test_mul(pair):
     assert one(fp32.mul, *pair) == exact_mul(*pair)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(pairs, words)
 @example((0x20000001, 0x1FFFFFFE), 0x00800000)  # the product is flushed before the sum
 @example((0x5F800000, 0x5F800000), 0xFF7FFFFF)  # the product overflows before the sum
@@ -186,7 +186,7 @@ def test_muladd_rounds_twice(pair, c):
     assert one(fp32.muladd, a, b, c) == exact_add(exact_mul(a, b), c)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(pairs)
 def test_compare(pair):
     a, b = pair
@@ -197,7 +197,7 @@ def test_compare(pair):
     assert bool(fp32.eq(x, y)[0]) == (order == 0)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(pairs)
 def test_minimum_and_maximum(pair):
     assert one(fp32.minimum, *pair) == exact_min(*pair)

@@ -13,8 +13,8 @@ from lepton_verif.ordering import OrderedProgram
 from lepton_verif.random_program import BASE, memory_size, random_job
 
 TINY = PRESETS["tiny"]
-SEEDS = 40
-SCHEDULES = 4
+SEEDS = 36
+SCHEDULES = 3
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_every_command_and_field_is_covered(jobs):
 )
 def test_combinations_are_covered(jobs, opcode, names, combinations):
     found = {tuple(f[name] for name in names) for job in jobs for code, f in records(job) if code == opcode}
-    assert len(found) >= 0.7 * combinations  # forty programs; others come with other seeds
+    assert len(found) >= 0.7 * combinations  # of few programs; others come with other seeds
 
 
 def test_replay_gives_the_same_bytes(seed):

@@ -71,7 +71,7 @@ def _accumulate(terms: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 def _distinct_runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Longest runs [start, stop) of ``rows`` in which no row is named twice."""
-    start, seen = 0, set()
+    start, seen = 0, set[int]()
     for position, row in enumerate(rows.tolist()):
         if row in seen:
             yield start, position
