@@ -158,6 +158,32 @@ def _rename(text: str, top: str, ports: tuple[str, ...]) -> tuple[str, dict[str,
     return "\n".join(result) + "\n", scopes
 
 
+_BLOCK = re.compile(r"(?:^attribute [^\n]*\n)*^module \\(\S+)\n.*?^end\n", re.MULTILINE | re.DOTALL)
+_CELL = re.compile(r"^  cell \\(\S+)", re.MULTILINE)
+
+
+def _merge_equal_modules(text: str) -> str:
+    """RTLIL ``text`` with one module in place of those that are equal but for their names: the lanes, the banks, ....
+
+    What is instantiated many times is then converted, compiled and read once.
+    """
+    modules = {match[1]: match[0] for match in _BLOCK.finditer(text)}
+    while True:
+        first: dict[str, str] = {}
+        same: dict[str, str] = {}
+        for name, body in modules.items():
+            kept = first.setdefault(body.replace(f"module \\{name}\n", "module\n", 1), name)
+            if kept != name:
+                same[name] = kept
+        if not same:
+            return "".join(modules.values())
+        modules = {
+            name: _CELL.sub(lambda cell: f"  cell \\{same.get(cell[1], cell[1])}", body)
+            for name, body in modules.items()
+            if name not in same
+        }
+
+
 def to_rtlil(component: Elaboratable, name: str, ports: Ports | None = None) -> tuple[str, SignalDict]:
     """RTLIL of ``component`` with plain names; see `generate` for the arguments and the name map."""
     if ports is None:
@@ -167,6 +193,7 @@ def to_rtlil(component: Elaboratable, name: str, ports: Ports | None = None) -> 
     fragment = Fragment.get(component, None)
     text, name_map = rtlil.convert_fragment(fragment, dict(ports), name, emit_src=False)
     text, scopes = _rename(text, name, tuple(ports))
+    text = _merge_equal_modules(text)
     plain_map = SignalDict()
     for signal, path in name_map.items():
         *parents, leaf = path

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from lepton_npu.spec.config import PRESETS, NpuConfig
+from lepton_npu.top import LeptonNpu
 from lepton_npu.verilog import generate
 from lepton_verif.job import Job
 from leptonaicsdk.driver import Driver, Fault
 
+from .build import kept_text
 from .harness import Harness, Stalls
 from .harness.build import build_harness
 
@@ -32,10 +34,13 @@ class CoreRun:
 
 
 def core_verilog(config: NpuConfig, top=None) -> str:
-    """SystemVerilog of the core (module ``lepton_npu``); ``top`` replaces `LeptonNpu`, for planted bugs."""
-    if top is None:
-        from lepton_npu.top import LeptonNpu as top
-    return generate(top(config), "lepton_npu")[0]
+    """SystemVerilog of the core (module ``lepton_npu``), kept until the gateware changes.
+
+    With ``top``, of that component instead of `LeptonNpu`, and not kept: for planted bugs.
+    """
+    if top is not None:
+        return generate(top(config), "lepton_npu")[0]
+    return kept_text("core", (config,), lambda: generate(LeptonNpu(config), "lepton_npu")[0])
 
 
 @functools.cache
