@@ -1,6 +1,6 @@
 """The counting semaphores that order the engines."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,7 +17,7 @@ class SemaphoreFile(wiring.Component):
 
     A take is granted when every semaphore of its mask is at least 1 and no engine before it (in the order of `Engine`) takes one of them
     in the same cycle, so that no count falls below 0 even in a program in which two engines wait on one.
-    Counts change a cycle after. A post beyond `SEMAPHORE_MAX` gives ``overflow`` with the engine and the command, for one cycle.
+    Counts change a cycle after. A post beyond `SEMAPHORE_MAX` gives ``overflow`` a cycle later, for one cycle, with the engine and the command.
 
     Members
     -------
@@ -45,32 +45,33 @@ class SemaphoreFile(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        counts = [Signal(range(SEMAPHORE_MAX + 1), name=f"count{n}") for n in range(SEMAPHORES)]
-        present = Signal(SEMAPHORES)
-        m.d.comb += present.eq(Cat(count != 0 for count in counts))
-
-        claimed = Const(0, SEMAPHORES)
+        present = Signal(SEMAPHORES)  # counts that are not 0
         for engine in Engine:
-            here = Signal(SEMAPHORES, name=f"claimed_{engine.name.lower()}")
             mask = self.masks[engine]
-            m.d.comb += [
-                self.grants[engine].eq(self.requests[engine] & ((mask & ~(present & ~claimed)) == 0)),
-                here.eq(claimed | Mux(self.grants[engine], mask, 0)),
-            ]
-            claimed = here
+            taken_before = [self.grants[e] & (mask & self.masks[e]).any() for e in Engine if e < engine]
+            there = self.requests[engine] & ((mask & ~present) == 0)
+            m.d.comb += self.grants[engine].eq(there & ~Cat(taken_before).any())
 
         over = Signal(SEMAPHORES)
-        for number, count in enumerate(counts):
+        for number in range(SEMAPHORES):
             taken = Cat(self.takes[engine] & self.masks[engine][number] for engine in Engine).any()
-            posted = sum(self.posts[engine].valid & self.posts[engine].mask[number] for engine in Engine)
-            total = Signal(range(SEMAPHORE_MAX + len(Engine) + 1), name=f"total{number}")
-            m.d.comb += [total.eq(count - taken + posted), over[number].eq(total > SEMAPHORE_MAX)]
-            m.d.sync += count.eq(total)
+            posted = Signal(range(len(Engine) + 1), name=f"posted{number}")
+            m.d.comb += posted.eq(sum(self.posts[engine].valid & self.posts[engine].mask[number] for engine in Engine))
+            count = Signal(range(SEMAPHORE_MAX + 1), name=f"count{number}")
+            # Takes come late in the cycle, so they choose between two sums.
+            shape = range(SEMAPHORE_MAX + len(Engine) + 1)
+            kept, less = Signal(shape, name=f"kept{number}"), Signal(shape, name=f"less{number}")
+            m.d.comb += [kept.eq(count + posted), less.eq(count + (posted - 1))]
+            m.d.sync += [
+                count.eq(Mux(taken, less, kept)),
+                present[number].eq(Mux(taken, less != 0, kept != 0)),
+                over[number].eq(Mux(taken, less > SEMAPHORE_MAX, kept > SEMAPHORE_MAX)),
+            ]
+
+        late = Signal.like(self.posts, name="posts_late")
+        m.d.sync += late.eq(self.posts)
         m.d.comb += self.overflow.eq(over.any())
         for engine in reversed(Engine):
-            with m.If(self.posts[engine].valid & (self.posts[engine].mask & over).any()):
-                m.d.comb += [
-                    self.overflow_engine.eq(engine),
-                    self.overflow_index.eq(self.posts[engine].index),
-                ]
+            with m.If(late[engine].valid & (late[engine].mask & over).any()):
+                m.d.comb += [self.overflow_engine.eq(engine), self.overflow_index.eq(late[engine].index)]
         return m

@@ -10,6 +10,8 @@ from .engine import INDEX_BITS
 
 __all__ = ["Watchdog", "candidate_layout"]
 
+_AGE_BITS = 9  # queues and engines hold fewer commands than 2**9, so ages modulo that are exact
+
 
 def candidate_layout() -> data.StructLayout:
     """A command that may be the one that hangs."""
@@ -19,7 +21,7 @@ def candidate_layout() -> data.StructLayout:
 class Watchdog(wiring.Component):
     """Counts cycles in which there is work and nothing moves; at ``limit`` (0 = never) looks for the oldest command.
 
-    Commands that wait are looked at before those that run; without either it is the next record, in CONTROL. The look takes a cycle a candidate.
+    Commands that wait are looked at before those that run; without either it is the next record, in CONTROL. The look takes two cycles a candidate.
 
     Parameters
     ----------
@@ -57,12 +59,9 @@ class Watchdog(wiring.Component):
         number = Signal(range(self._count))
         found = Signal()
         candidate = Signal(candidate_layout())
-        age, best_age = Signal(INDEX_BITS), Signal(INDEX_BITS)
-        m.d.comb += [
-            candidate.eq(Array(self.candidates[k] for k in range(self._count))[number]),
-            # Commands are at most a few dozen records behind the head, whatever the count has wrapped to.
-            age.eq(self.head - candidate.index),
-        ]
+        looked = Signal(candidate_layout(), reset_less=True)
+        age, best_age = Signal(_AGE_BITS, reset_less=True), Signal(_AGE_BITS, reset_less=True)
+        m.d.comb += candidate.eq(Array(self.candidates[k] for k in range(self._count))[number])
         with m.FSM():
             with m.State("COUNT"):
                 with m.If(~self.work | self.progress | (self.limit == 0)):
@@ -73,15 +72,15 @@ class Watchdog(wiring.Component):
                         m.d.sync += [self.index.eq(self.head), self.engine.eq(Engine.CONTROL)]
                         m.next = "LOOK"
             with m.State("LOOK"):
-                with m.If(candidate.valid & (~found | (age > best_age))):
-                    m.d.sync += [
-                        found.eq(1),
-                        best_age.eq(age),
-                        self.index.eq(candidate.index),
-                        self.engine.eq(candidate.engine),
-                    ]
+                m.d.sync += [looked.eq(candidate), age.eq(self.head - candidate.index)]
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                with m.If(looked.valid & (~found | (age > best_age))):
+                    m.d.sync += [found.eq(1), best_age.eq(age), self.index.eq(looked.index)]
+                    m.d.sync += self.engine.eq(looked.engine)
                 m.d.sync += number.eq(number + 1)
-                with m.If((number == self._count - 1) | ((number == self._waiting - 1) & (found | candidate.valid))):
+                m.next = "LOOK"
+                with m.If((number == self._count - 1) | ((number == self._waiting - 1) & (found | looked.valid))):
                     m.next = "FAULT"
             with m.State("FAULT"):
                 m.d.comb += self.fault.eq(1)
