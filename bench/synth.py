@@ -2,7 +2,8 @@
 
 Without ``--unit``, Yosys maps a preset of the whole core and prints LUT, FF, DSP and block RAM by unit. With
 ``--unit``, one unit of ``bench/units.py`` is mapped with registers around it, placed and routed by nextpnr for the
-LFE5U-85F, speed grade 6, and its clock is compared with its target. Results: ``build/synth/*.json`` and ``*.md``.
+LFE5U-85F, speed grade 6, and its clock is compared with its target. Results: ``build/synth/*.json``, and the tables of
+``docs/synthesis.md``.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from lepton_npu.verilog import VerilogError, port_names, run_yosys, to_rtlil
 
+from .synthesis_page import update_totals, update_units, update_usage
 from .units import UNITS
 
 __all__ = ["LatchError", "Usage", "map_design", "place_and_route", "usage_by_unit"]
@@ -27,6 +29,11 @@ BUILD = Path(__file__).resolve().parents[1] / "build" / "synth"
 
 DEVICE = {"LUT": 83640, "FF": 83640, "DSP": 156, "BRAM": 208}
 """What an LFE5U-85F has."""
+
+PAGE_PRESETS = ("ecp5", "default")
+"""Presets whose usage by unit is a table of docs/synthesis.md."""
+
+_PAGE_LEVELS = 2
 
 _WEIGHTS = {
     # Cells of Yosys' ECP5 library in units of the device. A carry cell takes both LUTs of a slice, a 16x4 RAM takes
@@ -206,14 +213,6 @@ def _describe(path: list[dict]) -> str:
     )
 
 
-def _table(rows: list[Usage]) -> str:
-    lines = ["| unit | LUT | FF | DSP | BRAM |", "| --- | ---: | ---: | ---: | ---: |"]
-    for row in rows:
-        indent = "&nbsp;&nbsp;" * row.depth
-        lines.append(f"| {indent}{row.unit} | {row.lut} | {row.ff} | {row.dsp} | {row.bram} |")
-    return "\n".join(lines) + "\n"
-
-
 def _print_usage(rows: list[Usage]) -> None:
     print(f"{'unit':<40} {'LUT':>8} {'FF':>8} {'DSP':>6} {'BRAM':>6}")
     for row in rows:
@@ -226,7 +225,7 @@ def _print_usage(rows: list[Usage]) -> None:
 
 
 def synthesise(preset: str, *, dsp: bool, levels: int) -> list[Usage]:
-    """Map a preset of the core; table on the terminal, JSON and Markdown in ``build/synth``."""
+    """Map a preset of the core; table on the terminal and in ``docs/synthesis.md``, JSON in ``build/synth``."""
     from lepton_npu.spec.config import PRESETS
     from lepton_npu.top import LeptonNpu
 
@@ -246,7 +245,11 @@ def synthesise(preset: str, *, dsp: bool, levels: int) -> list[Usage]:
         "units": [asdict(row) for row in rows],
     }
     (BUILD / f"{name}.usage.json").write_text(json.dumps(result, indent=1) + "\n")
-    (BUILD / f"{name}.usage.md").write_text(_table(rows))
+    top = (rows[0].lut, rows[0].ff, rows[0].dsp, rows[0].bram)
+    update_totals(f"{preset}, multipliers in {'DSPs' if dsp else 'LUTs'}", top, list(DEVICE.values()))
+    if dsp and preset in PAGE_PRESETS:
+        shown = [row for row in rows if row.depth <= _PAGE_LEVELS]
+        update_usage(preset, [(row.depth, row.unit, (row.lut, row.ff, row.dsp, row.bram)) for row in shown])
     return rows
 
 
@@ -256,7 +259,6 @@ def route_units(names: list[str], seeds: int) -> int:
     missed = 0
     header = f"{'unit':<24} {'MHz':>7} {'target':>7} {'LUT':>7} {'FF':>7} {'DSP':>5} {'BRAM':>5} {'time':>7}"
     print(header)
-    results = []
     for name in names:
         factory, target = UNITS[name]
         try:
@@ -265,7 +267,6 @@ def route_units(names: list[str], seeds: int) -> int:
             print(f"{name:<24} {error}")
             missed += 1
             continue
-        results.append(row)
         missed += row["fmax"] < target
         print(
             f"{name:<24} {row['fmax']:>7} {target:>7} {row['LUT']:>7} {row['FF']:>7} {row['DSP']:>5} {row['BRAM']:>5} "
@@ -274,18 +275,8 @@ def route_units(names: list[str], seeds: int) -> int:
         )
         print(f"    {row['path']}", flush=True)
         (BUILD / f"unit_{name}.result.json").write_text(json.dumps(row, indent=1) + "\n")
-    _write_unit_table()
+        update_units([row], UNITS)
     return missed
-
-
-def _write_unit_table() -> None:
-    """``units.md`` of the newest result of every unit."""
-    rows = [json.loads(path.read_text()) for path in sorted(BUILD.glob("unit_*.result.json"))]
-    lines = ["| unit | MHz | target | LUT | FF | DSP | BRAM |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    columns = ("unit", "fmax", "target", "LUT", "FF", "DSP", "BRAM")
-    lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
-    (BUILD / "units.md").write_text("\n".join(lines) + "\n")
-    (BUILD / "units.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
