@@ -78,7 +78,7 @@ class StoreEngine(wiring.Component):
             go.eq(
                 walk.burst.valid
                 & (~self.aw.valid | self.aw.ready)
-                & rows.w_rdy
+                & (rows.w_rdy | ~burst.starts_row)
                 & beats.w_rdy
                 & answers.w_rdy
                 & ~error
