@@ -79,10 +79,10 @@ class WeightLoader(wiring.Component):
             self.port.transpose.eq(command.b_transpose),
             passes.start.eq(accept),
             passes.step.eq(issue & last_row),
-            passes.k_tiles.eq(command.k_tiles),
-            passes.n_tiles.eq(command.n_tiles),
-            passes.a_precision.eq(command.a_precision),
-            passes.b_precision.eq(command.b_precision),
+            passes.k_tiles.eq(self.cmd.payload.k_tiles),
+            passes.n_tiles.eq(self.cmd.payload.n_tiles),
+            passes.a_precision.eq(self.cmd.payload.a_precision),
+            passes.b_precision.eq(self.cmd.payload.b_precision),
         ]
 
         with m.If(self.swap):

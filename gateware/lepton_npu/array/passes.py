@@ -16,11 +16,11 @@ class PassCounter(wiring.Component):
     Members
     -------
     start : In(1)
-        Begin with the first pass.
+        Begin with the first pass of a command.
     step : In(1)
         Go to the next pass.
     k_tiles, n_tiles : In(16), a_precision, b_precision : In(2)
-        Of the command; they must not change while it runs.
+        Of the command; read in the cycle of ``start`` only.
     la, lb : Out(2)
         Limbs of the present pass.
     first_k : Out(1)
@@ -45,19 +45,28 @@ class PassCounter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        k, n = Signal(16), Signal(16)
+        k_tiles, k_left, n_left = (Signal(16, name=n, reset_less=True) for n in ("all_k", "k_left", "n_left"))
+        a_precision, b_precision = Signal(2, reset_less=True), Signal(2, reset_less=True)
         more_k, more_n = Signal(), Signal()
         m.d.comb += [
-            self.first_k.eq(k == 0),
-            more_k.eq(k + 1 < self.k_tiles),
-            more_n.eq(n + 1 < self.n_tiles),
-            self.next_la.eq((self.la < self.a_precision) & (self.la + self.lb < MAX_LIMB_SUM)),
-            self.next_lb.eq(~self.next_la & (self.lb < self.b_precision)),
+            more_k.eq(k_left != 1),
+            more_n.eq(n_left != 1),
+            self.next_la.eq((self.la < a_precision) & (self.la + self.lb < MAX_LIMB_SUM)),
+            self.next_lb.eq(~self.next_la & (self.lb < b_precision)),
             self.next_k.eq(~self.next_la & ~self.next_lb & more_k),
             self.next_n.eq(~self.next_la & ~self.next_lb & ~more_k & more_n),
         ]
         with m.If(self.start):
-            m.d.sync += [k.eq(0), n.eq(0), self.la.eq(0), self.lb.eq(0)]
+            m.d.sync += [
+                k_tiles.eq(self.k_tiles),
+                k_left.eq(self.k_tiles),
+                n_left.eq(self.n_tiles),
+                a_precision.eq(self.a_precision),
+                b_precision.eq(self.b_precision),
+                self.first_k.eq(1),
+                self.la.eq(0),
+                self.lb.eq(0),
+            ]
         with m.Elif(self.step):
             with m.If(self.next_la):
                 m.d.sync += self.la.eq(self.la + 1)
@@ -68,9 +77,7 @@ class PassCounter(wiring.Component):
                 with m.Else():
                     m.d.sync += self.lb.eq(0)
                     with m.If(self.next_k):
-                        m.d.sync += k.eq(k + 1)
+                        m.d.sync += [k_left.eq(k_left - 1), self.first_k.eq(0)]
                     with m.Else():
-                        m.d.sync += k.eq(0)
-                        with m.If(self.next_n):
-                            m.d.sync += n.eq(n + 1)
+                        m.d.sync += [k_left.eq(k_tiles), n_left.eq(n_left - 1), self.first_k.eq(1)]
         return m

@@ -80,7 +80,7 @@ class RowStreamer(wiring.Component):
         config = self._config
         m.submodules.passes = passes = PassCounter()
         layout = command_layout(Opcode.MATMUL)
-        command = Signal(layout, reset_less=True)
+        new, command = self.cmd.payload, Signal(layout, reset_less=True)
         active, first = Signal(), Signal()
         left, i0, i1 = Signal(16), Signal(16), Signal(16)
 
@@ -123,10 +123,10 @@ class RowStreamer(wiring.Component):
             self.fault_index.eq(command.index),
             self.fault_address.eq(Mux(a_good, c, a)),
             passes.step.eq(self.issue & last_row),
-            passes.k_tiles.eq(command.k_tiles),
-            passes.n_tiles.eq(command.n_tiles),
-            passes.a_precision.eq(command.a_precision),
-            passes.b_precision.eq(command.b_precision),
+            passes.k_tiles.eq(new.k_tiles),
+            passes.n_tiles.eq(new.n_tiles),
+            passes.a_precision.eq(new.a_precision),
+            passes.b_precision.eq(new.b_precision),
         ]
 
         # The next command is taken with the last row of this one, so that rows follow without a gap.
@@ -136,7 +136,6 @@ class RowStreamer(wiring.Component):
             take.eq(self.cmd.valid & self.cmd.ready),
             passes.start.eq(take),
         ]
-        new = self.cmd.payload
         with m.If(take):
             begin = tile_row("begin")
             m.d.comb += begin.eq((new.a_tile << config.side_bits) + new.a_row)

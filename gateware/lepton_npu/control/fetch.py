@@ -37,7 +37,8 @@ class RecordFetch(wiring.Component):
     enable : In(1)
         Ask for no more records when low.
     ring_base : In(64), ring_log2 : In(5), tail : In(32)
-        Of the ring (docs/architecture.md, section 2); bits 0 to 5 of the base are ignored.
+        Of the ring (docs/architecture.md, section 2); bits 0 to 5 of the base are ignored. ``tail`` may count records
+        of a new ring from the third cycle of its base and size on.
     head : Out(32)
         Records taken by the decoder, modulo 2^32.
     ar, r : streams
@@ -71,19 +72,25 @@ class RecordFetch(wiring.Component):
         m.submodules.queue = queue = SyncFIFO(width=layout.size, depth=_AHEAD)
 
         asked, got = Signal(32), Signal(32)  # records asked for, and received
-        address, mask, offset = Signal(64), Signal(32), Signal(32)
+        address, got_address, mask = Signal(64), Signal(64), Signal(32)
         stopped, waiting = Signal(), Signal()
-        issue, beyond = Signal(), Signal()
-        m.d.comb += [
+        issue, take, beyond = Signal(), Signal(), Signal()
+        # Addresses follow the counts, and the registers of the ring, by a cycle.
+        settled = Signal()
+        base = Cat(Const(0, _RECORD_LOG2), self.ring_base[_RECORD_LOG2:])
+        m.d.sync += [
             mask.eq((Const(1, 32) << self.ring_log2) - 1),
-            offset.eq(asked & mask),
-            address.eq(Cat(Const(0, _RECORD_LOG2), self.ring_base[_RECORD_LOG2:]) + (offset << _RECORD_LOG2)),
+            address.eq(base + ((asked & mask) << _RECORD_LOG2)),
+            got_address.eq(base + ((got & mask) << _RECORD_LOG2)),
+            settled.eq(~issue & ~take),
+        ]
+        m.d.comb += [
             beyond.eq(address[config.addr_width :].any()),
             self.ar.payload.addr.eq(address),
             self.ar.payload.len.eq(beats - 1),
         ]
-        ahead = (asked - self.head)[:INDEX_BITS]
-        may_ask = (asked != self.tail) & (ahead < _AHEAD) & ~stopped & self.enable
+        ahead = (asked - self.head)[: _AHEAD.bit_length()]
+        may_ask = settled & (asked != self.tail) & (ahead < _AHEAD) & ~stopped & self.enable
         refused = Signal()
         m.d.comb += [
             self.ar.valid.eq(waiting | (may_ask & ~beyond)),
@@ -95,12 +102,9 @@ class RecordFetch(wiring.Component):
 
         record = Signal(RECORD_BITS, reset_less=True)
         failed = Signal()
-        entry, take = Signal(layout), Signal()
-        got_offset, got_address = Signal(32), Signal(64)
+        entry = Signal(layout)
         bits = Cat(record, self.r.payload.data)[-RECORD_BITS:]
         m.d.comb += [
-            got_offset.eq(got & mask),
-            got_address.eq(Cat(Const(0, _RECORD_LOG2), self.ring_base[_RECORD_LOG2:]) + (got_offset << _RECORD_LOG2)),
             self.r.ready.eq(1),
             take.eq(self.r.valid & self.r.payload.last),
             entry.bits.eq(bits),
