@@ -3,6 +3,7 @@
 import functools
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from lepton_npu.spec.config import PRESETS, NpuConfig
@@ -33,20 +34,15 @@ class CoreRun:
     beats: tuple[int, int] = field(default=(0, 0))
 
 
-def core_verilog(config: NpuConfig, top=None) -> str:
-    """SystemVerilog of the core (module ``lepton_npu``), kept until the gateware changes.
-
-    With ``top``, of that component instead of `LeptonNpu`, and not kept: for planted bugs.
-    """
-    if top is not None:
-        return generate(top(config), "lepton_npu")[0]
+def core_verilog(config: NpuConfig) -> str:
+    """SystemVerilog of the core (module ``lepton_npu``), kept until the gateware changes."""
     return kept_text("core", (config,), lambda: generate(LeptonNpu(config), "lepton_npu")[0])
 
 
 @functools.cache
-def core_library(config: NpuConfig, *, trace: bool = False, top=None):
+def core_library(config: NpuConfig, *, trace: bool = False) -> Path:
     """The built harness of a configuration."""
-    return build_harness(core_verilog(config, top), config, trace=trace)
+    return build_harness(core_verilog(config), config, trace=trace)
 
 
 def run_job(

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from . import tools
-from .build import WAIVERS, BuildError, cache_folder, digest, locked
+from .build import WAIVERS, BuildError, cache_folder, digest, locked, make_variables
 
 __all__ = ["build_shared"]
 
@@ -37,8 +37,8 @@ def build_shared(name: str, verilog: str, source: str, *, defines: dict[str, int
     """
     tool = tools.verilator()
     macros = "".join(f" -D{key}={value}" for key, value in (defines or {}).items())
-    flags = [*_FLAGS, "-CFLAGS", f"-fPIC -O2 -std=c++17{macros}", *extra]
-    key = digest(verilog, source, WAIVERS.read_text(), *flags, tool.version, tools.compiler_version())
+    flags = [*_FLAGS, "-CFLAGS", f"-fPIC -std=c++17{macros}", *extra]
+    key = digest(verilog, source, WAIVERS.read_text(), *flags, *make_variables(), tool.version, tools.compiler_version())
     target = cache_folder() / f"{name}-{key}.so"
     if target.exists():
         return target
@@ -52,14 +52,7 @@ def build_shared(name: str, verilog: str, source: str, *, defines: dict[str, int
 def _build(tool: tools.Verilator, flags: list[str], verilog: str, source: str, folder: Path, target: Path):
     (folder / "top.sv").write_text(verilog)
     (folder / "shim.cpp").write_text(source)
-    environment = {
-        **os.environ,
-        **tool.environment(),
-        # The wheel's makefile breaks its precompiled header without this.
-        "MAKEFLAGS": "-j2 CFG_CXXFLAGS_PCH_I=-include",
-    }
-    if (cached := tools.ccache()) is not None:
-        environment["OBJCACHE"] = cached
+    environment = {**os.environ, **tool.environment(), "MAKEFLAGS": " ".join(["-j2", *make_variables()])}
     command = [str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     library = folder / "obj_dir" / "model.so"

@@ -3,10 +3,13 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
+from lepton_verif.random_program import random_job
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .core import core_library, preset, run_job
@@ -17,8 +20,12 @@ __all__ = ["main", "run_programs"]
 BATCH = 20
 
 
-def run_programs(config: NpuConfig, seeds: range | list[int], top=None) -> tuple[int, int, list[str]]:
-    """Run one random program per seed under random stalls.
+def run_programs(
+    config: NpuConfig, seeds: Iterable[int], library: Path | None = None, *, max_cycles: int = 5_000_000
+) -> tuple[int, int, list[str]]:
+    """Run one random program per seed under random stalls, in the harness ``library`` (default: that of the core).
+
+    A program that is not over after ``max_cycles`` hangs.
 
     Returns
     -------
@@ -26,9 +33,8 @@ def run_programs(config: NpuConfig, seeds: range | list[int], top=None) -> tuple
         Commands and cycles in all, and a line for every program that did not end as the simulator says. Each line
         names the seed, which alone repeats the program, its data and its stalls.
     """
-    from lepton_verif.random_program import random_job
-
-    library = core_library(config, top=top)
+    if library is None:
+        library = core_library(config)
     commands = cycles = 0
     failures = []
     harness: Harness | None = None
@@ -44,7 +50,7 @@ def run_programs(config: NpuConfig, seeds: range | list[int], top=None) -> tuple
             try:
                 run = run_job(
                     harness, job, latency=int(rng.integers(0, 60)), stalls=Stalls.random(rng),
-                    interleave=bool(rng.integers(2)), seed=seed, max_cycles=5_000_000,
+                    interleave=bool(rng.integers(2)), seed=seed, max_cycles=max_cycles,
                 )  # fmt: skip
                 if run.fault is not None:
                     raise AssertionError(f"{job.name}: fault {run.fault}")

@@ -1,6 +1,6 @@
 """The systolic array: T x T multiply-accumulate cells on int8 mantissas, weights stationary."""
 
-from amaranth.hdl import Cat, Const, Module, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -62,6 +62,11 @@ class SystolicArray(wiring.Component):
         """Cycles from ``x_valid`` to ``o_valid``: edge register, product register, T rows of sums."""
         return self._side + 2
 
+    @staticmethod
+    def _sum(above: Value, product: Value) -> Value:
+        """One step of a column's sum; `sum_bits` hold all of them."""
+        return above + product
+
     def elaborate(self, platform):
         m = Module()
         side = self._side
@@ -107,7 +112,7 @@ class SystolicArray(wiring.Component):
                 m.d.sync += [cell.eq(edge * w) for cell, w in zip(product, weight)]
             with m.If(valid[row + 2]):
                 m.d.sync += [
-                    cell.eq(p if sums_above is None else sums_above[n] + p)
+                    cell.eq(p if sums_above is None else self._sum(sums_above[n], p))
                     for n, (cell, p) in enumerate(zip(total, product))
                 ]
             shadow_above, sums_above = shadow, total
