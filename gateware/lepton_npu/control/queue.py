@@ -86,8 +86,8 @@ class CommandQueue(wiring.Component):
         # The oldest command in a register: its wait mask decides within a cycle whether it starts.
         oldest, oldest_valid = Signal(layout, reset_less=True), Signal()
         m.d.comb += [
-            self.i.ready.eq(queue.w_rdy),
-            queue.w_en.eq(self.i.valid),
+            self.i.ready.eq(queue.level + oldest_valid < self._config.queue_depth),
+            queue.w_en.eq(self.i.valid & self.i.ready),
             queue.w_data.eq(self.i.payload),
             queue.r_en.eq(~oldest_valid | self.taken),
             self.requests.eq(oldest_valid & running.w_rdy & ~self.halt),
