@@ -31,8 +31,8 @@ class QuantEngine(wiring.Component):
     in every cycle at precision 8, in half of them at 16 and in a third at 32. Tiles go down the columns of tiles (for
     j, for i); within a tile the planes and then the rows ascend.
 
-    Without stalls the first row of a tile is written 8 + CONVERT_LATENCY + (0, 1, 1, 2 for T = 4, 8, 16, 32) cycles
-    after the request of the tile's last row.
+    Without stalls the first row of a tile is written 6 + LOCAL_READ_LATENCY + CONVERT_LATENCY + (0, 1, 1, 2 for T = 4,
+    8, 16, 32) cycles after the request of the tile's last row.
 
     Errors: before a tile is begun its planes are checked (LOCAL_RANGE, address ``tile * T``), then every row just
     before it is read (LOCAL_RANGE, the row's exact address as a 64-bit two's complement number). The fault is

@@ -20,10 +20,11 @@ class LocalMemory(wiring.Component):
     """Vector memory (row r in bank ``r mod vmem_banks``) and accumulators (row r in half ``r div (acc_rows / 2)``).
 
     Each bank and each half takes one read and one write a cycle. A read request is accepted when no port before it in
-    `READERS` asks for the same bank or half in that cycle, and, for a half, the matrix engine does not read
-    it either. Of the two writers the vector unit goes first. Reads have exactly `LOCAL_READ_LATENCY` cycles: memory, then the
-    choice of the bank. What a read gives for a row that is written in its own cycle is not defined. Contents are zero
-    at power-on and kept through a reset.
+    `READERS` asks for the same bank or half in that cycle, and, for a half, the matrix engine does not read it either.
+    Of the two writers the vector unit goes first. Reads have exactly `LOCAL_READ_LATENCY` cycles (memory, its output
+    register, the choice of the bank), the matrix engine's `ACC_READ_LATENCY` (memory, the choice of the half). What a
+    read gives for a row that is written in its own cycle is not defined. Contents are zero at power-on and kept
+    through a reset.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ class LocalMemory(wiring.Component):
             ]
             taken = after
 
-        outputs = []
+        outputs, enables = [], []
         load, vector = self.load.req, self.vector_write
         load_blocked = Signal()
         m.d.comb += load.ready.eq(~load_blocked)
@@ -93,7 +94,9 @@ class LocalMemory(wiring.Component):
             for name in reversed(READERS):
                 with m.If(wanted[name][bank]):
                     m.d.comb += address.eq(readers[name].req.payload[bank_bits : config.vmem_addr_bits])
-            enable = Cat(grant[bank] for grant in granted.values()).any()
+            enable = Signal(name=f"bank{bank}_enable")
+            enables.append(enable)
+            m.d.comb += enable.eq(Cat(grant[bank] for grant in granted.values()).any())
             outputs.append(read_block_ram(m, memory, enable=enable, address=address, name=f"bank{bank}_row"))
             write = memory.write_port()
             by_vector = Signal(name=f"bank{bank}_by_vector")
@@ -120,7 +123,9 @@ class LocalMemory(wiring.Component):
             by_matrix = self.acc.read_en & (self.acc.read_addr[-1] == half)
             with m.If(by_matrix):
                 m.d.comb += address.eq(self.acc.read_addr[:half_bits])
-            enable = Cat(grant[banks + half] for grant in granted.values()).any() | by_matrix
+            enable = Signal(name=f"half{half}_enable")
+            enables.append(enable)
+            m.d.comb += enable.eq(Cat(grant[banks + half] for grant in granted.values()).any() | by_matrix)
             halves.append(read_block_ram(m, memory, enable=enable, address=address, name=f"half{half}_row"))
             write = memory.write_port()
             m.d.comb += [
@@ -130,17 +135,26 @@ class LocalMemory(wiring.Component):
             ]
         outputs += halves
 
-        # Second cycle: the reader's row, from the bank it was granted.
+        # Second cycle: block RAM is slow, and its readers are far apart, so its output goes straight to a register.
+        registered = []
+        for number, (output, enable) in enumerate(zip(outputs, enables, strict=True)):
+            row, loaded = Signal(config.row_bits, name=f"output{number}", reset_less=True), Signal(name=f"read{number}")
+            m.d.sync += loaded.eq(enable)
+            with m.If(loaded):
+                m.d.sync += row.eq(output)
+            registered.append(row)
+
+        # Third cycle: the reader's row, from the bank it was granted.
         for name, port in readers.items():
-            chosen = Signal(banks + 2, name=f"{name}_chosen")
+            chosen1, chosen2 = (Signal(banks + 2, name=f"{name}_chosen{n}") for n in (1, 2))
             row = Signal(config.row_bits, name=f"{name}_row", reset_less=True)
             valid = Signal(LOCAL_READ_LATENCY, name=f"{name}_valid")
-            m.d.sync += [chosen.eq(granted[name]), valid.eq(Cat(granted[name].any(), valid))]
+            m.d.sync += [chosen1.eq(granted[name]), chosen2.eq(chosen1), valid.eq(Cat(granted[name].any(), valid))]
             picked = Signal(config.row_bits, name=f"{name}_picked")
-            for number, output in enumerate(outputs):
-                with m.If(chosen[number]):
+            for number, output in enumerate(registered):
+                with m.If(chosen2[number]):
                     m.d.comb += picked.eq(output)
-            with m.If(valid[0]):
+            with m.If(valid[1]):
                 m.d.sync += row.eq(picked)
             m.d.comb += [port.resp_valid.eq(valid[-1]), port.resp_data.eq(row)]
 

@@ -18,7 +18,7 @@ __all__ = [
 LOCAL_ADDR_BITS = 16
 """A local row address: bit 15 selects the accumulator memory."""
 
-LOCAL_READ_LATENCY = 2
+LOCAL_READ_LATENCY = 3
 """Cycles from the handshake of a read request to its data."""
 
 ACC_READ_LATENCY = 2

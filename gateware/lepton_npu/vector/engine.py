@@ -26,7 +26,7 @@ class VectorEngine(wiring.Component):
     """Runs VECTOR commands (docs/architecture.md, section 2), a group of ``lanes`` results each cycle.
 
     A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle. A command starts when the
-    one before it has written its last row: with the 2 cycles of the memory that is 17 (comparisons) to 25
+    one before it has written its last row: with the 3 cycles of the memory that is 18 (comparisons) to 26
     (functions) cycles without a new group between two commands.
 
     Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row, with the exact

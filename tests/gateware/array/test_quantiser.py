@@ -277,7 +277,7 @@ async def gapless(dut):
             cycles = bench.reads[-1][0] - bench.reads[0][0] + 1
             assert cycles == len(bench.reads) == count, f"{count} rows were read in {cycles} cycles"
         first = bench.reads[side - 1][0]
-        latency = 8 + CONVERT_LATENCY + {4: 0, 8: 1, 16: 1, 32: 2}[side]
+        latency = 6 + LOCAL_READ_LATENCY + CONVERT_LATENCY + {4: 0, 8: 1, 16: 1, 32: 2}[side]
         assert bench.write_cycles[0] - first == latency, f"latency {bench.write_cycles[0] - first}"
         dut._log.info("%d rows in %d cycles from the command", count, bench.write_cycles[-1] - start)
 

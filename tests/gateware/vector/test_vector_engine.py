@@ -257,5 +257,5 @@ def test_turnaround_between_commands():
     simulate(driver.dut, process)
     gaps = {op: max(period) - 1 for op, period in periods.items()}
     assert all(len(period) == 1 for period in periods.values()), periods
-    assert min(gaps.values()) == gaps[VectorOp.LT] == 17, gaps
-    assert max(gaps.values()) == gaps[VectorOp.EXP] == 25, gaps
+    assert min(gaps.values()) == gaps[VectorOp.LT] == 18, gaps
+    assert max(gaps.values()) == gaps[VectorOp.EXP] == 26, gaps
