@@ -101,18 +101,14 @@ def pack_rounded(m: Module, sign: Value, exponent: Value, significand: Value, ha
         The bit below the significand, and whether any bit below that is set.
     """
     up = Signal(name="round_up")
-    rounded = Signal(25, name="rounded")
-    final = Signal(exponent.shape(), name="final_exponent")
     result = Signal(32, name="packed")
     m.d.comb += [
         up.eq(half & (sticky | significand[0])),
-        rounded.eq(significand + up),
-        final.eq(exponent + rounded[24]),
-        # A carry out of the top leaves the fraction zero in either position.
-        result.eq(Cat(rounded[:23], final[:8], sign)),
+        # A carry out of the fraction leaves it zero and goes into the exponent, up to infinity.
+        result.eq(Cat((Cat(significand[:23], exponent[:8]) + up)[:31], sign)),
     ]
     with m.If(exponent < 1):
         m.d.comb += result.eq(Cat(Value.cast(0)[:1].replicate(31), sign))
-    with m.Elif(final >= 255):
+    with m.Elif(exponent >= 255):
         m.d.comb += result.eq(infinity(sign))
     return result

@@ -61,13 +61,23 @@ class Fp32Mul(wiring.Component):
         )
         product = Signal(48)
         m.d.comb += product.eq(Cat(s.low, s.high) + ((s.cross0 + s.cross1) << _LOW))
-        s = pipe.step(product=product, exponent=s.exponent, sign=s.sign, nan=s.nan, infinite=s.infinite, zero=s.zero)
+        s = pipe.step(
+            product=product[_LOW:],
+            rest=s.low[:_LOW].any(),  # the product's low bits
+            exponent=s.exponent,
+            sign=s.sign,
+            nan=s.nan,
+            infinite=s.infinite,
+            zero=s.zero,
+        )
 
-        top = s.product[47]
+        product = Cat(Const(0, _LOW), s.product)
+        top = product[47]
         exponent = Signal(signed(10))
         m.d.comb += exponent.eq(s.exponent + top)
-        significand, half = Mux(top, s.product[24:], s.product[23:47])[:24], Mux(top, s.product[23], s.product[22])
-        packed = pack_rounded(m, s.sign, exponent, significand, half, s.product[:22].any() | (top & s.product[22]))
+        significand, half = Mux(top, product[24:], product[23:47])[:24], Mux(top, product[23], product[22])
+        sticky = s.rest | product[_LOW:22].any() | (top & product[22])
+        packed = pack_rounded(m, s.sign, exponent, significand, half, sticky)
         result = Signal(32)
         with m.If(s.nan):
             m.d.comb += result.eq(CANONICAL_NAN)
