@@ -123,9 +123,8 @@ def test_errors(seed, name):
             beats, ends, fault = all_beats(driver, commands)
             driver.commands.extend(enumerate(commands, 1000 * turn))
             await driver.until(ctx, lambda: ctx.get(driver.bench.engine.fault.valid))
-            assert not (driver.memory.writes or driver.memory.answers), (
-                "reported before the bursts in flight have been acknowledged"
-            )
+            in_flight = [*driver.memory.writes, *driver.memory.answers]
+            assert not in_flight, "reported before the bursts in flight have been acknowledged"
             await driver.settle(ctx)
             written = masked(driver.memory.write_beats)
             assert written == beats[: len(written)]
