@@ -10,8 +10,6 @@ from .engine import INDEX_BITS
 
 __all__ = ["Watchdog", "candidate_layout"]
 
-_AGE_BITS = 9  # queues and engines hold fewer commands than 2**9, so ages modulo that are exact
-
 
 def candidate_layout() -> data.StructLayout:
     """A command that may be the one that hangs."""
@@ -21,7 +19,7 @@ def candidate_layout() -> data.StructLayout:
 class Watchdog(wiring.Component):
     """Counts cycles in which there is work and nothing moves; at ``limit`` (0 = never) looks for the oldest command.
 
-    Commands that wait are looked at before those that run; without either it is the next record, in CONTROL. The look takes two cycles a candidate.
+    Commands that wait are looked at before those that run; without either it is the next record, in CONTROL. The look takes three cycles a candidate.
 
     Parameters
     ----------
@@ -60,7 +58,8 @@ class Watchdog(wiring.Component):
         found = Signal()
         candidate = Signal(candidate_layout())
         looked = Signal(candidate_layout(), reset_less=True)
-        age, best_age = Signal(_AGE_BITS, reset_less=True), Signal(_AGE_BITS, reset_less=True)
+        # Of all bits: one engine's command may wait while any number of later ones run in others.
+        age, best_age = Signal(INDEX_BITS, reset_less=True), Signal(INDEX_BITS, reset_less=True)
         m.d.comb += candidate.eq(Array(self.candidates[k] for k in range(self._count))[number])
         with m.FSM():
             with m.State("COUNT"):
@@ -72,7 +71,10 @@ class Watchdog(wiring.Component):
                         m.d.sync += [self.index.eq(self.head), self.engine.eq(Engine.CONTROL)]
                         m.next = "LOOK"
             with m.State("LOOK"):
-                m.d.sync += [looked.eq(candidate), age.eq(self.head - candidate.index)]
+                m.d.sync += looked.eq(candidate)
+                m.next = "AGE"
+            with m.State("AGE"):
+                m.d.sync += age.eq(self.head - looked.index)
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 with m.If(looked.valid & (~found | (age > best_age))):
