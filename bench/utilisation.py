@@ -4,14 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from lepton_npu.spec.commands import Precision
-from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_npu.spec.config import ACC_SPACE, RECORD_BYTES, NpuConfig
 from lepton_sim.core import core_library, run_job
 from lepton_sim.harness import Harness
 from lepton_verif.job import Job
 from lepton_verif.model.iss import Iss
 from leptonaicsdk.program import Program
 
-__all__ = ["Product", "ProductRun", "measure", "square_product", "training_products"]
+__all__ = [
+    "Matrix",
+    "Product",
+    "ProductRun",
+    "build_job",
+    "measure",
+    "read_results",
+    "square_product",
+    "training_products",
+]
 
 _BASE = 0x8000_0000
 _RING_LOG2 = 7
@@ -29,9 +38,13 @@ class Matrix:
     high: int
 
     @classmethod
-    def place(cls, config: NpuConfig, tile: int, name: str, rows: int, cols: int) -> "Matrix":
-        """At ``tile`` and behind."""
-        return cls(name, rows, cols, tile, -(-rows // config.side))
+    def place(cls, config: NpuConfig, shapes: dict[str, tuple[int, int]]) -> list["Matrix"]:
+        """One behind the other, from tile 0 on."""
+        matrices, tile = [], 0
+        for name, (rows, cols) in shapes.items():
+            matrices.append(cls(name, rows, cols, tile, -(-rows // config.side)))
+            tile += matrices[-1].tiles(config.side)
+        return matrices
 
     def tiles(self, side: int) -> int:
         """How many tiles it takes."""
@@ -52,6 +65,11 @@ class Product:
         """M, K, N."""
         m, k = (self.a.cols, self.a.rows) if self.a_t else (self.a.rows, self.a.cols)
         return m, k, self.b.rows if self.b_t else self.b.cols
+
+    def acc_rows(self, side: int) -> int:
+        """Accumulator rows of its result."""
+        m, _, n = self.sizes
+        return m * -(-n // side)
 
     @property
     def name(self) -> str:
@@ -128,19 +146,16 @@ class ProductRun:
 
 def square_product(config: NpuConfig, size: int) -> list[Product]:
     """One product of two matrices of ``size`` x ``size``."""
-    a = Matrix.place(config, 0, "A", size, size)
-    return [Product(a, Matrix.place(config, a.tiles(config.side), "B", size, size))]
+    a, b = Matrix.place(config, {"A": (size, size), "B": (size, size)})
+    return [Product(a, b)]
 
 
 def training_products(config: NpuConfig, batch: int = 64) -> list[Product]:
     """The five products of a training step of the 784-64-10 network."""
-    tile, matrices = 0, {}
-    for name, rows, cols in (
-        ("X", batch, 784), ("W1", 784, 64), ("H", batch, 64), ("W2", 64, 10), ("dY", batch, 10), ("dH", batch, 64)
-    ):  # fmt: skip
-        matrices[name] = Matrix.place(config, tile, name, rows, cols)
-        tile += matrices[name].tiles(config.side)
-    x, w1, h, w2, dy, dh = matrices.values()
+    x, w1, h, w2, dy, dh = Matrix.place(
+        config,
+        {"X": (batch, 784), "W1": (784, 64), "H": (batch, 64), "W2": (64, 10), "dY": (batch, 10), "dH": (batch, 64)},
+    )
     return [
         Product(x, w1),
         Product(h, w2),
@@ -150,24 +165,27 @@ def training_products(config: NpuConfig, batch: int = 64) -> list[Product]:
     ]
 
 
-def measure(config: NpuConfig, products: list[Product], *, repeat: int = 1, seed: int = 1) -> ProductRun:
-    """Run ``products`` on the RTL in one program, ``repeat`` times one after another, when all operands are in tiles.
+def build_job(
+    config: NpuConfig, products: list[Product], operands: dict[str, np.ndarray], *, repeat: int = 1
+) -> tuple[Job, int]:
+    """A program that brings ``operands`` (float32, by name) into tiles at precision 8, runs ``products`` ``repeat`` times and stores
+    all accumulators; and the byte offset of these in the memory.
 
     Raises
     ------
-    AssertionError
-        If the RTL's results are not those of the instruction-set simulator.
+    ValueError
+        If a matrix has more local rows than the vector memory.
     """
     side, bus = config.side, config.bus_bytes
-    rng = np.random.default_rng(seed)
     matrices = {matrix.name: matrix for product in products for matrix in (product.a, product.b)}
     program = Program(config)
-    data, blocks = _BASE + (64 << _RING_LOG2), []
+    data, blocks = _BASE + (RECORD_BYTES << _RING_LOG2), []
     for matrix in matrices.values():
         wide = -(-matrix.cols // side)
-        block = rng.standard_normal((matrix.rows, wide * side), np.float32)
         if matrix.rows * wide > config.vmem_rows:
             raise ValueError(f"{matrix.name} takes {matrix.rows * wide} local rows; there are {config.vmem_rows}")
+        block = np.zeros((matrix.rows, wide * side), np.float32)
+        block[:, : matrix.cols] = operands[matrix.name]
         program.load(
             address=data, rows=matrix.rows, words=wide * side, stride=wide * side * 4, local=0, local_stride=wide
         )
@@ -183,26 +201,52 @@ def measure(config: NpuConfig, products: list[Product], *, repeat: int = 1, seed
         acc = 0
         for product in products:
             program.matmul(**product.fields(side, acc))
-            m, _k, n = product.sizes
-            acc += m * -(-n // side)
+            acc += product.acc_rows(side)
     program.fence()
     program.store(address=data, rows=acc, words=side, stride=side * 4, local=ACC_SPACE, local_stride=1)
     program.irq(tag=1)
     memory = np.zeros(data - _BASE + acc * side * 4, np.uint8)
-    records = program.records()
-    memory[: len(records)] = np.frombuffer(records, np.uint8)
-    operands = np.concatenate(blocks)
-    memory[64 << _RING_LOG2 :][: operands.size] = operands
+    records = np.frombuffer(program.records(), np.uint8)
+    memory[: records.size] = records
+    given = np.concatenate(blocks)
+    memory[RECORD_BYTES << _RING_LOG2 :][: given.size] = given
 
     iss = Iss(config, memory.copy(), base=_BASE)
     if (fault := iss.run(_BASE, _RING_LOG2, len(program))) is not None:
         raise AssertionError(f"the simulator stopped: {fault}")
     job = Job(memory, _BASE, _BASE, _RING_LOG2, len(program), iss.memory, tag=1, name="matrix products")
-    with Harness(core_library(config), memory.size, base=_BASE) as harness:
+    return job, data - _BASE
+
+
+def read_results(config: NpuConfig, products: list[Product], memory: np.ndarray, offset: int) -> list[np.ndarray]:
+    """The M x N results of ``products`` (float32) from the accumulators at ``offset`` of ``memory``."""
+    results, side = [], config.side
+    for product in products:
+        m, _, n = product.sizes
+        wide = -(-n // side)
+        block = memory[offset : offset + product.acc_rows(side) * side * 4].view("<f4").reshape(wide, m, side)
+        results.append(block.transpose(1, 0, 2).reshape(m, wide * side)[:, :n])
+        offset += product.acc_rows(side) * side * 4
+    return results
+
+
+def measure(config: NpuConfig, products: list[Product], *, repeat: int = 1, seed: int = 1) -> ProductRun:
+    """Run ``products`` of random matrices on the RTL, one after another, when all operands are in tiles.
+
+    Raises
+    ------
+    AssertionError
+        If the RTL's results are not those of the instruction-set simulator.
+    """
+    rng = np.random.default_rng(seed)
+    matrices = [matrix for product in products for matrix in (product.a, product.b)]
+    operands = {matrix.name: rng.standard_normal((matrix.rows, matrix.cols), np.float32) for matrix in matrices}
+    job, _ = build_job(config, products, operands, repeat=repeat)
+    with Harness(core_library(config), job.memory.size, base=job.base) as harness:
         run = run_job(harness, job)
     assert run.fault is None, run.fault
     job.check(run.memory)
     counters = run.counters
     return ProductRun(
-        tuple(products) * repeat, side, counters["MATMUL_BUSY"], counters["MATMUL_ROWS"], run.cycles, run.seconds
+        tuple(products) * repeat, config.side, counters["MATMUL_BUSY"], counters["MATMUL_ROWS"], run.cycles, run.seconds
     )
