@@ -116,7 +116,7 @@ def test_one_that_cannot_go_takes_nothing():
 
 
 def test_overflow():
-    """At 255 a post is an overflow unless one is taken in the same cycle; reported a cycle later, by its first engine."""
+    """At 255 a post is an overflow unless one is taken in the same cycle; reported a cycle later, with the engine."""
     driver = SemaphoreDriver(random.Random(0))
 
     async def process(ctx):
