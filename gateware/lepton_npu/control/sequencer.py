@@ -21,7 +21,8 @@ __all__ = ["Sequencer"]
 class Sequencer(wiring.Component):
     """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself, and stops at the first fault.
 
-    A command starts 3 cycles after its record has been taken, or 2 cycles after the last semaphore that it waited for was posted.
+    A command starts 4 cycles after its record has been taken, or 2 cycles after the last semaphore that it waited for
+    was posted.
 
     Parameters
     ----------
@@ -100,15 +101,16 @@ class Sequencer(wiring.Component):
         record = Signal(record_layout(), reset_less=True)
         cause = Signal(decode.cause.shape(), reset_less=True)
         queues_idle, control_requests, control_acts, failed = Signal(), Signal(), Signal(), Signal()
-        is_control, is_fence = Signal(), Signal()
+        good, is_control, is_fence = Signal(), Signal(), Signal()
+        fence_may_act = Signal()
         control = Engine.CONTROL
         m.d.comb += [
             decode.record.eq(record.bits),
             decode.index.eq(record.index),
             queues_idle.eq(Cat(queue.idle for queue in queues.values()).all()),
-            is_control.eq(decode.engine == control),
-            is_fence.eq((decode.opcode == Opcode.FENCE) | (decode.opcode == Opcode.IRQ)),
         ]
+        # No queue is filled while a fence waits, so what was idle in the cycle before still is.
+        m.d.sync += fence_may_act.eq(queues_idle)
         dispatching = Signal()
         with m.FSM() as states:
             with m.State("TAKE"):
@@ -117,16 +119,19 @@ class Sequencer(wiring.Component):
                 with m.If(fetch.o.valid & ~halt):
                     m.next = "CHECK"
             with m.State("CHECK"):
-                m.d.sync += cause.eq(Mux(record.error, FaultCause.BUS_FETCH, decode.cause))
+                m.d.sync += [
+                    cause.eq(Mux(record.error, FaultCause.BUS_FETCH, decode.cause)),
+                    good.eq(~record.error & (decode.cause == FaultCause.NONE)),
+                    is_control.eq(decode.engine == control),
+                    is_fence.eq((decode.opcode == Opcode.FENCE) | (decode.opcode == Opcode.IRQ)),
+                ]
                 m.next = "DISPATCH"
             with m.State("DISPATCH"):
-                with m.If(cause != FaultCause.NONE):
-                    m.d.comb += failed.eq(1)
-                with m.Else():
-                    m.d.comb += [
-                        dispatching.eq(~halt),
-                        control_requests.eq(is_control & ~halt & (queues_idle | ~is_fence)),
-                    ]
+                m.d.comb += [
+                    failed.eq(~good),
+                    dispatching.eq(good & ~halt),
+                    control_requests.eq(good & is_control & ~halt & (fence_may_act | ~is_fence)),
+                ]
                 with m.If(self.dispatched):
                     m.next = "TAKE"
         m.d.comb += control_acts.eq(control_requests & semaphores.grants[control])

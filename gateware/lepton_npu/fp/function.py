@@ -41,7 +41,7 @@ class Fp32Function(wiring.Component):
     o_valid : Out(1), o : Out(32)
     """
 
-    latency = 10
+    latency = 11
 
     i_valid: In(1)
     op: In(FunctionOp)
@@ -82,24 +82,20 @@ class Fp32Function(wiring.Component):
         )
         product = Signal(58)
         m.d.comb += product.eq(Cat(s.low, s.high) + ((s.cross0 + s.cross1) << _LOW))
-        s = pipe.step(product=product[22:], fraction=s.fraction, **along(s))
+        down, shift = Signal(signed(10)), Signal(6)
+        m.d.comb += [down.eq(133 - s.exponent), shift.eq(Mux(down < 0, 0, Mux(down > 40, 40, down[:6])))]
+        s = pipe.step(product=product[22:], shift=shift, beyond=down < 0, fraction=s.fraction, **along(s))
 
         # y in two's complement with 28 bits behind the point; recip: the fraction itself.
-        down, shift, y = Signal(signed(10)), Signal(6), Signal(signed(38))
-        magnitude = Signal(36)
-        m.d.comb += [
-            down.eq(133 - s.exponent),
-            shift.eq(Mux(down < 0, 0, Mux(down > 40, 40, down[:6]))),
-            magnitude.eq(s.product >> shift),
-            y.eq(Mux(s.sign, -magnitude, magnitude)),
-        ]
+        magnitude, y = Signal(38), Signal(signed(38))
+        m.d.comb += [magnitude.eq(s.product >> s.shift), y.eq((magnitude ^ s.sign.replicate(38)) + s.sign)]
         part = Signal(28)
         m.d.comb += part.eq(Mux(s.recip, Cat(Const(0, 5), s.fraction), y[:28]))
         s = pipe.step(
             index=Cat(part[tables.T_BITS :], s.recip),
             t=part[: tables.T_BITS],
             whole=y[28:].as_signed(),
-            beyond=down < 0,
+            beyond=s.beyond,
             **along(s),
         )
 
@@ -129,7 +125,9 @@ class Fp32Function(wiring.Component):
         def after(s) -> dict:
             return {name: getattr(s, name) for name in ("exponent", "recip", "sign", "special", "fixed")}
 
-        row = port.data
+        # Block RAM and multipliers are slow: between them a register.
+        s = pipe.step(row=port.data, t=s.t, **after(s))
+        row = _ROW(s.row)
         s = pipe.step(bend=(row.c2 * s.t[tables.T_BITS - 16 :])[16:], c0=row.c0, c1=row.c1, t=s.t, **after(s))
         slope = Signal(signed(tables.C1_BITS + 1))
         m.d.comb += slope.eq(s.c1 + s.bend)

@@ -25,12 +25,12 @@ _IN_FLIGHT = 32  # groups between the operands and the result: two registers, th
 class VectorEngine(wiring.Component):
     """Runs VECTOR commands (docs/architecture.md, section 2), a group of ``lanes`` results each cycle.
 
-    A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle. A command starts when the
-    one before it has written its last row: with the 3 cycles of the memory that is 18 (comparisons) to 26
-    (functions) cycles without a new group between two commands.
+    A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle. A
+    command starts when the one before it has written its last row: with the 3 cycles of the memory that is 18
+    (comparisons) to 27 (functions) cycles without a new group between two commands.
 
-    Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row, with the exact
-    row as a 64-bit two's complement number. The results of earlier steps are written, nothing else is.
+    Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row,
+    with the exact row as a 64-bit two's complement number. The results of earlier steps are written, nothing else is.
 
     Parameters
     ----------
@@ -104,9 +104,7 @@ class VectorEngine(wiring.Component):
         target_good = Signal()
         m.d.comb += [
             target_good.eq(in_vmem(config, target.address)),
-            go.eq(
-                active & ~stopped & target_good & Cat(operands[n].valid | ~needed[n] for n in operands).all()
-            ),
+            go.eq(active & ~stopped & target_good & Cat(operands[n].valid | ~needed[n] for n in operands).all()),
             last_group.eq(group == groups - 1),
             last0.eq(left0 == 1),
             last1.eq(left1 == 1),
@@ -141,9 +139,7 @@ class VectorEngine(wiring.Component):
         bad = Cat(*(fetch.bad & need for fetch, need in zip(operands.values(), needed.values())), ~target_good)
         with m.If(active & ~stopped & bad.any()):
             m.d.sync += [stopped.eq(1), engine.fault.valid.eq(1)]
-            for number, address in reversed(
-                list(enumerate((*(f.address for f in operands.values()), target.address)))
-            ):
+            for number, address in reversed(list(enumerate((*(f.address for f in operands.values()), target.address)))):
                 with m.If(bad[number]):
                     m.d.sync += engine.fault.address.eq(address)
         m.d.comb += [engine.fault.cause.eq(FaultCause.LOCAL_RANGE), engine.fault.index.eq(command.index)]
@@ -172,7 +168,7 @@ class VectorEngine(wiring.Component):
             tags.w_data.eq(pushed),
         ]
 
-        # ---- First register: elements of a, the group of b and c. Second: lanes of a exchanged, b and c as they are used.
+        # ---- First register: elements of a, the group of b and c. Second: lanes of a exchanged, b and c as used.
         first_valid, second_valid = Signal(), Signal()
         first_group = Signal(len(group), reset_less=True)
         a_row = Signal(config.row_bits, reset_less=True)

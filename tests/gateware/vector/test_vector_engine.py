@@ -258,4 +258,4 @@ def test_turnaround_between_commands():
     gaps = {op: max(period) - 1 for op, period in periods.items()}
     assert all(len(period) == 1 for period in periods.values()), periods
     assert min(gaps.values()) == gaps[VectorOp.LT] == 18, gaps
-    assert max(gaps.values()) == gaps[VectorOp.EXP] == 26, gaps
+    assert max(gaps.values()) == gaps[VectorOp.EXP] == 27, gaps
