@@ -1,0 +1,202 @@
+"""The sequencer with engines and a memory in Python, and what a program may do at each moment."""
+
+import random
+from collections import deque
+
+from amaranth.sim import Simulator
+from lepton_npu.control.sequencer import Sequencer
+from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, FaultCause, Opcode, decode
+from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+
+CONFIG = NpuConfig(side=8, lanes=4, vmem_rows=64, acc_rows=32, tiles=16, addr_width=32, bus_width=256, max_burst=4)
+BASE = 0x1000
+RING_LOG2 = 10
+ENGINES = [engine for engine in Engine if engine != Engine.CONTROL]
+BEATS = RECORD_BYTES // CONFIG.bus_bytes
+MASKS = ("lane_bcast", "lane_xor")
+
+
+def record(rng: random.Random, opcode: Opcode, wait: int = 0, post: int = 0) -> bytes:
+    """A legal record with random fields."""
+    values = {}
+    for field in COMMANDS[opcode].body:
+        values[field.name] = rng.randint(field.low, CONFIG.side - 1 if field.name in MASKS else field.high)
+    return COMMANDS[opcode].pack(**values, wait=wait, post=post)
+
+
+class SequencerDriver:
+    """Runs a program; checks at every start and every act that it may be, and that all is in order.
+
+    ``started`` and ``ended`` are (cycle, index) by engine, ``acted`` are (cycle, index) of everything dispatched,
+    ``tags`` what IRQ commands have left.
+    """
+
+    def __init__(self, program: list[bytes], rng: random.Random):
+        self.program, self.rng = program, rng
+        self.dut = Sequencer(CONFIG)
+        self.move = {"ar": 1.0, "r": 1.0, "cmd": 1.0, "done": 1.0}
+        self.latency = 1
+        self.in_flight = 3
+        self.pending: deque[tuple[int, int]] = deque()
+        self.beat = 0
+        self.offering = False
+        self.bad_record: int | None = None
+        self.running: dict[Engine, deque[int]] = {engine: deque() for engine in ENGINES}
+        self.started: dict[Engine, list[tuple[int, int]]] = {engine: [] for engine in ENGINES}
+        self.ended: dict[Engine, list[tuple[int, int]]] = {engine: [] for engine in ENGINES}
+        self.acted: list[tuple[int, int]] = []
+        self.tags: list[int] = []
+        self.counts = [0] * SEMAPHORES
+        self.fault_events = 0
+        self.taken: list[int] = []  # cycles in which records were taken
+        self.cycles = 0
+        self.check_counts = True
+
+    def port(self, engine: Engine):
+        return getattr(self.dut, engine.name.lower())
+
+    def moves(self, name: str) -> bool:
+        return self.rng.random() < self.move[name]
+
+    def _take(self, mask: int):
+        for number in range(SEMAPHORES):
+            self.counts[number] -= mask >> number & 1
+            assert not self.check_counts or self.counts[number] >= 0, f"semaphore {number} was not there"
+
+    def _post(self, mask: int):
+        for number in range(SEMAPHORES):
+            self.counts[number] += mask >> number & 1
+
+    async def cycle(self, ctx):
+        dut = self.dut
+        self._drive_memory(ctx)
+        ends = {}
+        for engine in ENGINES:
+            port, running = self.port(engine), self.running[engine]
+            ctx.set(port.cmd.ready, len(running) < self.in_flight and self.moves("cmd"))
+            ends[engine] = bool(running) and self.moves("done")
+            ctx.set(port.done, ends[engine])
+            ctx.set(port.busy, bool(running))
+
+        if ctx.get(dut.ar.valid) and ctx.get(dut.ar.ready):
+            index, rest = divmod(ctx.get(dut.ar.payload.addr) - BASE, RECORD_BYTES)
+            assert rest == 0
+            self.pending.append((index, self.cycles + self.rng.randint(1, self.latency)))
+        if self.offering and ctx.get(dut.r.ready):
+            self.offering = False
+            self.beat = (self.beat + 1) % BEATS
+            if self.beat == 0:
+                self.pending.popleft()
+        # Ends are seen before starts: both may be in a cycle, and a post needs more than one.
+        for engine in ENGINES:
+            if ends[engine]:
+                index = self.running[engine].popleft()
+                self.ended[engine].append((self.cycles, index))
+                self._post(decode(self.program[index])[1]["post"])
+        for engine in ENGINES:
+            port = self.port(engine)
+            if ctx.get(port.cmd.valid) and ctx.get(port.cmd.ready):
+                index = ctx.get(port.cmd.payload.index)
+                command, values = decode(self.program[index])
+                assert command.engine == engine
+                for field in command.body:
+                    assert ctx.get(port.cmd.payload[field.name]) == values[field.name], field.name
+                assert index in {acted for _, acted in self.acted}, "started before it was dispatched"
+                self._take(values["wait"])
+                self.running[engine].append(index)
+                self.started[engine].append((self.cycles, index))
+        self._observe_dispatch(ctx)
+        self.fault_events += ctx.get(dut.fault_event)
+        self.cycles += 1
+        await ctx.tick()
+        if ctx.get(dut.head) > len(self.taken):
+            self.taken.append(self.cycles - 1)
+
+    def _observe_dispatch(self, ctx):
+        dut = self.dut
+        done_event = ctx.get(dut.done_event)
+        if not ctx.get(dut.dispatched):
+            assert not done_event
+            return
+        index = len(self.acted)
+        command, values = decode(self.program[index])
+        self.acted.append((self.cycles, index))
+        assert done_event == (command.opcode == Opcode.IRQ)
+        if done_event:
+            assert ctx.get(dut.tag) == values["tag"]
+            self.tags.append(values["tag"])
+        if command.opcode in (Opcode.FENCE, Opcode.IRQ):
+            ended = sum(len(found) for found in self.ended.values())
+            earlier = sum(decode(item)[0].engine != Engine.CONTROL for item in self.program[:index])
+            assert ended == earlier, f"{command.name} {index} did not wait"
+        if command.engine == Engine.CONTROL:
+            self._take(values["wait"])
+            self._post(values["post"])
+
+    def _drive_memory(self, ctx):
+        dut, width = self.dut, CONFIG.bus_width
+        ctx.set(dut.ar.ready, self.moves("ar"))
+        self.offering = self.offering or bool(self.pending and self.pending[0][1] <= self.cycles and self.moves("r"))
+        ctx.set(dut.r.valid, self.offering)
+        if self.offering:
+            index = self.pending[0][0]
+            bits = int.from_bytes(self.program[index], "little") >> self.beat * width & (1 << width) - 1
+            resp = 2 if index == self.bad_record else 0
+            ctx.set(dut.r.payload, {"data": bits, "resp": resp, "last": self.beat == BEATS - 1})
+
+    async def until(self, ctx, condition, limit: int = 6000):
+        for _ in range(limit):
+            if condition():
+                return
+            await self.cycle(ctx)
+        raise AssertionError(f"still waiting after {limit} cycles: {len(self.acted)} dispatched")
+
+    async def until_fault(self, ctx, extra: int = 40) -> tuple[FaultCause, Engine, int, int]:
+        """Run on to a fault, and beyond; (cause, engine, index, address). It stays, and was reported once."""
+        fault = self.dut.fault
+        await self.until(ctx, lambda: ctx.get(fault.valid))
+
+        def report():
+            return (
+                FaultCause(ctx.get(fault.cause)),
+                Engine(ctx.get(self.dut.fault_engine)),
+                ctx.get(fault.index),
+                ctx.get(fault.address),
+            )
+
+        first, started, acted = report(), sum(map(len, self.started.values())), len(self.acted)
+        for _ in range(extra):
+            assert all(ctx.get(self.port(engine).halt) for engine in ENGINES)
+            await self.cycle(ctx)
+            assert report() == first
+        assert self.fault_events == 1
+        assert (started, acted) == (sum(map(len, self.started.values())), len(self.acted)), "started after the fault"
+        return first
+
+    async def finish(self, ctx):
+        """All is dispatched, done and idle; every engine has had its commands in order."""
+        await self.until(ctx, lambda: len(self.acted) == len(self.program) and ctx.get(self.dut.idle))
+        for _ in range(10):
+            await self.cycle(ctx)
+        for engine in ENGINES:
+            mine = [n for n, item in enumerate(self.program) if decode(item)[0].engine == engine]
+            assert [index for _, index in self.started[engine]] == mine
+            assert [index for _, index in self.ended[engine]] == mine
+        assert not self.pending
+        assert not ctx.get(self.dut.fault.valid)
+        assert ctx.get(self.dut.head) == len(self.program)
+
+    def run(self, process, *, watchdog: int = 0):
+        async def testbench(ctx):
+            ctx.set(self.dut.ring_base, BASE)
+            ctx.set(self.dut.ring_log2, RING_LOG2)
+            ctx.set(self.dut.watchdog, watchdog)
+            await ctx.tick()
+            ctx.set(self.dut.enable, 1)
+            ctx.set(self.dut.tail, len(self.program))
+            await process(ctx)
+
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(testbench)
+        simulator.run()
