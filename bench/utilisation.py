@@ -78,7 +78,7 @@ class Product:
         return f"{self.a.name}{'^T' * self.a_t} {self.b.name}{'^T' * self.b_t}: {m} x {k} x {n}"
 
     def fields(self, side: int, acc: int) -> dict[str, int]:
-        """Fields of its MATMUL command, the result in accumulator rows from ``acc`` on, one column of tiles after the other."""
+        """Fields of its MATMUL command; accumulator rows from ``acc`` on take one column of tiles after the other."""
         m, k, n = self.sizes
         a, b = self.a, self.b
         fields = {
@@ -168,8 +168,8 @@ def training_products(config: NpuConfig, batch: int = 64) -> list[Product]:
 def build_job(
     config: NpuConfig, products: list[Product], operands: dict[str, np.ndarray], *, repeat: int = 1
 ) -> tuple[Job, int]:
-    """A program that brings ``operands`` (float32, by name) into tiles at precision 8, runs ``products`` ``repeat`` times and stores
-    all accumulators; and the byte offset of these in the memory.
+    """A program that brings ``operands`` (float32, by name) into tiles at precision 8, runs ``products`` ``repeat`` times
+    and stores all accumulators; and the byte offset of these in the memory.
 
     Raises
     ------

@@ -177,11 +177,11 @@ def _merge_equal_modules(text: str) -> str:
                 same[name] = kept
         if not same:
             return "".join(modules.values())
-        modules = {
-            name: _CELL.sub(lambda cell: f"  cell \\{same.get(cell[1], cell[1])}", body)
-            for name, body in modules.items()
-            if name not in same
-        }
+
+        def kept_cell(cell: re.Match[str], same: dict[str, str] = same) -> str:
+            return f"  cell \\{same.get(cell[1], cell[1])}"
+
+        modules = {name: _CELL.sub(kept_cell, body) for name, body in modules.items() if name not in same}
 
 
 def to_rtlil(component: Elaboratable, name: str, ports: Ports | None = None) -> tuple[str, SignalDict]:

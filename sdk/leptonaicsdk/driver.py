@@ -110,9 +110,7 @@ class Driver:
         cause = FaultCause(self.read("FAULT_CAUSE"))
         if cause == FaultCause.NONE:
             return None
-        return Fault(
-            cause, Engine(self.read("FAULT_ENGINE")), self.read("FAULT_INDEX"), self._read64("FAULT_ADDRESS")
-        )
+        return Fault(cause, Engine(self.read("FAULT_ENGINE")), self.read("FAULT_INDEX"), self._read64("FAULT_ADDRESS"))
 
     def check(self):
         """Raise `CoreFaultError` if the core has stopped with a fault."""

@@ -38,7 +38,9 @@ def build_shared(name: str, verilog: str, source: str, *, defines: dict[str, int
     tool = tools.verilator()
     macros = "".join(f" -D{key}={value}" for key, value in (defines or {}).items())
     flags = [*_FLAGS, "-CFLAGS", f"-fPIC -std=c++17{macros}", *extra]
-    key = digest(verilog, source, WAIVERS.read_text(), *flags, *make_variables(), tool.version, tools.compiler_version())
+    key = digest(
+        verilog, source, WAIVERS.read_text(), *flags, *make_variables(), tool.version, tools.compiler_version()
+    )
     target = cache_folder() / f"{name}-{key}.so"
     if target.exists():
         return target

@@ -1,4 +1,4 @@
-"""``make soak``: random command programs on the compiled harness against the instruction-set simulator, on all cores."""
+"""``make soak``: random programs on the compiled harness against the instruction-set simulator, on all cores."""
 
 import argparse
 import os

@@ -53,7 +53,9 @@ extern "C" uint64_t run(uint64_t count, const uint64_t* const* inputs, uint64_t*
 """
 
 
-def run_vectors(component, inputs: dict[str, np.ndarray], *, bubble: float = 0.0, seed: int = 1) -> dict[str, np.ndarray]:
+def run_vectors(
+    component, inputs: dict[str, np.ndarray], *, bubble: float = 0.0, seed: int = 1
+) -> dict[str, np.ndarray]:
     """Feed arrays to the ports of a pipelined unit with ``i_valid`` and ``o_valid``, and collect its outputs.
 
     Parameters

@@ -1,1 +1,1 @@
-"""Verification of the Lepton NPU: golden model, bus agents, testbenches. Imports of the gateware: `lepton_npu.spec` only."""
+"""Verification of the Lepton NPU: golden model and testbenches. Imports of the gateware: `lepton_npu.spec` only."""

@@ -60,7 +60,9 @@ class Job:
 
     def __post_init__(self):
         if self.memory.dtype != np.uint8 or self.memory.size % 4:
-            raise ValueError(f"memory must be uint8 of a multiple of 4 bytes, not {self.memory.dtype}, {self.memory.size}")
+            raise ValueError(
+                f"memory must be uint8 of a multiple of 4 bytes, not {self.memory.dtype}, {self.memory.size}"
+            )
         if not 1 <= self.ring_log2 <= 16:
             raise ValueError(f"ring_log2 must be from 1 to 16, not {self.ring_log2}")
         if self.records > 1 << self.ring_log2:
@@ -86,7 +88,9 @@ class Job:
         """
         if wrong := self.mismatches(memory):
             hint = f" (replay: {replay})" if replay else ""
-            raise AssertionError(f"{self.name}: {len(wrong)} of {memory.size // 4} words differ, first {wrong[0]}{hint}")
+            raise AssertionError(
+                f"{self.name}: {len(wrong)} of {memory.size // 4} words differ, first {wrong[0]}{hint}"
+            )
 
     def save(self, path: Path):
         """Write to an ``.npz`` file."""
@@ -104,5 +108,13 @@ class Job:
         with np.load(path) as file:
             base, ring, ring_log2, records, fault, tag = (int(number) for number in file["numbers"])
             return cls(
-                file["memory"], base, ring, ring_log2, records, file["expected"], FaultCause(fault), tag, str(file["name"])
+                file["memory"],
+                base,
+                ring,
+                ring_log2,
+                records,
+                file["expected"],
+                FaultCause(fault),
+                tag,
+                str(file["name"]),
             )

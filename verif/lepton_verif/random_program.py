@@ -33,7 +33,7 @@ def memory_size(config: NpuConfig) -> int:
 
 def random_words(rng: np.random.Generator, count: int) -> np.ndarray:
     """Words, mostly ordinary numbers, in blocks of one flavour; some specials, some plain bits."""
-    blocks = []
+    blocks: list[np.ndarray] = []
     while sum(block.size for block in blocks) < count:
         size = int(rng.integers(8, 64))
         kind = rng.choice(
@@ -164,10 +164,11 @@ class _Generator:
         a = accesses(self.config, Opcode.MATMUL, f | zero | {"b_tile": far}, BASE).reads["tiles"]
         b = rows_of_b(a, far)
         a = a[a < far // 2]
-        bases = self.tiles.base(rng, a), self.tiles.base(rng, b), self.acc.base(rng, rows.writes["local"])
-        if None in bases or bases[0] < 0:
+        a_tile, b_tile = self.tiles.base(rng, a), self.tiles.base(rng, b)
+        acc = self.acc.base(rng, rows.writes["local"])
+        if a_tile is None or b_tile is None or acc is None or a_tile < 0:
             return None
-        return f | {"a_tile": bases[0], "b_tile": bases[1], "acc": bases[2]}
+        return f | {"a_tile": a_tile, "b_tile": b_tile, "acc": acc}
 
     def vector(self) -> Fields | None:
         rng, side = self.rng, self.side

@@ -25,9 +25,10 @@ _NAN_EXPONENT = 0xFF
 class MatmulEngine(wiring.Component):
     """Runs MATMUL commands (docs/architecture.md, section 2), a row of T products of T each cycle.
 
-    A pass of R rows takes max(R, T) cycles (and at least `Accumulate.turnaround` if the next one adds to the same accumulators), and passes follow without a gap, across commands too, if the next
-    command waits at ``engine.cmd`` before the last tile of the present one has been loaded. From the first weight
-    row to the first accumulator write it takes ``T + TILE_READ_LATENCY + T + 2 + Accumulate.write_delay`` cycles.
+    A pass of R rows takes max(R, T) cycles (and at least `Accumulate.turnaround` if the next one adds to the same
+    accumulators), and passes follow without a gap, across commands too, if the next command waits at ``engine.cmd``
+    before the last tile of the present one has been loaded. From the first weight row to the first accumulator write
+    it takes ``T + TILE_READ_LATENCY + T + 2 + Accumulate.write_delay`` cycles.
 
     Parameters
     ----------

@@ -12,12 +12,12 @@ __all__ = ["SystolicArray"]
 class SystolicArray(wiring.Component):
     """Multiplies rows of T mantissas with a stationary T x T tile, a row every cycle.
 
-    Design B1 of Kung, "Why Systolic Architectures?", IEEE Computer 15(1), 1982: weights stay, inputs are broadcast along a row of
-    cells from a register at its edge, sums move down a row of cells every cycle.
+    Design B1 of Kung, "Why Systolic Architectures?", IEEE Computer 15(1), 1982: weights stay, inputs are broadcast
+    along a row of cells from a register at its edge, sums move down a row of cells every cycle.
 
-    Each cell has a weight in use and a shadow weight. A load shifts T rows into the shadows, **row T-1 first**, one for each
-    cycle with ``w_valid``; shadow row k moves only from the k-th of them on, because the swap of the pass before is still
-    travelling down. ``x_swap`` with a row of x takes the shadows into use for that row and all later ones. So:
+    Each cell has a weight in use and a shadow weight. A load shifts T rows into the shadows, **row T-1 first**, one for
+    each cycle with ``w_valid``; shadow row k moves only from the k-th of them on, because the swap of the pass before
+    is still travelling down. ``x_swap`` with a row of x takes the shadows into use for that row and all later ones. So:
 
     - ``x_swap`` may come in the cycle after the last row of a load, or later;
     - a load may begin in the cycle of ``x_swap``, or later.

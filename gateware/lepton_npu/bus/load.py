@@ -1,7 +1,7 @@
 """The LOAD engine: rows of memory to rows of the vector memory."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,12 +17,13 @@ __all__ = ["LoadEngine"]
 
 
 class LoadEngine(wiring.Component):
-    """Runs LOAD commands (docs/architecture.md, section 2): a beat a cycle, up to ``config.outstanding`` bursts in flight.
+    """Runs LOAD commands (docs/architecture.md, section 2): a beat a cycle.
 
-    Commands follow one another without waiting for data: addresses of the next are issued while data of the last arrive.
+    Up to ``config.outstanding`` bursts are in flight. Commands follow one another without waiting for data: addresses
+    of the next are issued while data of the last arrive.
 
-    Errors: those of `DmaWalk`, and BUS_READ with the address of the burst that had an error response (SLVERR or DECERR). They are reported when
-    every burst in flight has been received; what comes after an error is thrown away.
+    Errors: those of `DmaWalk`, and BUS_READ with the address of the burst that had an error response (SLVERR or
+    DECERR). They are reported when every burst in flight has been received; what comes after an error is thrown away.
 
     Parameters
     ----------
@@ -107,8 +108,9 @@ class LoadEngine(wiring.Component):
             part = merged.word_select(place, config.bus_width)
             with m.If(slot_now == place):
                 m.d.comb += part.eq(used)
-            with m.Elif(slot_now > place):
-                m.d.comb += part.eq(row.word_select(place, config.bus_width))
+            if place < config.beats_per_row - 1:
+                with m.Elif(slot_now > place):
+                    m.d.comb += part.eq(row.word_select(place, config.bus_width))
         with m.If(self.write.req.ready):
             m.d.sync += write_valid.eq(0)
         with m.If(take):

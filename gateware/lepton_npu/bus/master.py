@@ -6,8 +6,16 @@ from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec.config import NpuConfig
 
-from .axi import FETCH_ID, LOAD_ID, STORE_ID, AxiSignature, burst_constants, burst_layout, read_beat_layout
-from .axi import write_beat_layout
+from .axi import (
+    FETCH_ID,
+    LOAD_ID,
+    STORE_ID,
+    AxiSignature,
+    burst_constants,
+    burst_layout,
+    read_beat_layout,
+    write_beat_layout,
+)
 
 __all__ = ["AxiMaster"]
 
@@ -15,8 +23,9 @@ __all__ = ["AxiMaster"]
 class AxiMaster(wiring.Component):
     """Joins the command fetch and the LOAD engine (reads) and the STORE engine (writes) to one AXI4 port.
 
-    The fetch goes first; it asks for one record at a time, so LOAD is not starved. Read addresses pass through a register (1 cycle); read data are told apart by
-    RID, so the two streams may come interleaved. Everything else passes unchanged.
+    The fetch goes first; it asks for one record at a time, so LOAD is not starved. Read addresses pass through a
+    register (1 cycle); read data are told apart by RID, so the two streams may come interleaved. Everything else passes
+    unchanged.
 
     Parameters
     ----------
@@ -104,7 +113,5 @@ class AxiMaster(wiring.Component):
             reads.eq(reads + (port.arvalid & port.arready) - (port.rvalid & port.rready & port.rlast)),
             writes.eq(writes + (port.awvalid & port.awready) - (port.bvalid & port.bready)),
         ]
-        m.d.comb += self.quiet.eq(
-            ~(port.arvalid | port.awvalid | port.wvalid) & (reads == 0) & (writes == 0)
-        )
+        m.d.comb += self.quiet.eq(~(port.arvalid | port.awvalid | port.wvalid) & (reads == 0) & (writes == 0))
         return m

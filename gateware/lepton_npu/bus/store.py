@@ -19,13 +19,13 @@ _ROWS = 8  # rows read ahead; covers the latency of the local memory
 
 
 class StoreEngine(wiring.Component):
-    """Runs STORE commands (docs/architecture.md, section 2): a beat a cycle, up to ``config.outstanding`` bursts in flight.
+    """Runs STORE commands (docs/architecture.md, section 2): a beat a cycle, ``config.outstanding`` bursts in flight.
 
     A command is done when its last burst is acknowledged; the next one's bursts go out before that. WSTRB leaves out
     what a row does not use of its last beat.
 
-    Errors: those of `DmaWalk`, and BUS_WRITE with the address of the burst that had an error response. They are reported when every burst in
-    flight is acknowledged; bursts that were begun are completed.
+    Errors: those of `DmaWalk`, and BUS_WRITE with the address of the burst that had an error response. They are
+    reported when every burst in flight is acknowledged; bursts that were begun are completed.
 
     Parameters
     ----------

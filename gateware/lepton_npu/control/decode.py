@@ -27,7 +27,8 @@ def _bits(record, field: Field):
 class RecordDecoder(wiring.Component):
     """The static checks of `lepton_npu.spec.commands.decode`, and the fields of every engine; combinational.
 
-    Every record ends in a cause: NONE, ILLEGAL_OPCODE, or ILLEGAL_FIELD (a reserved bit that is set, a field out of range, a lane mask not below T).
+    Every record ends in a cause: NONE, ILLEGAL_OPCODE, or ILLEGAL_FIELD (a reserved bit that is set, a field out of
+    range, a lane mask not below T).
 
     Parameters
     ----------

@@ -25,8 +25,8 @@ def record_layout() -> data.StructLayout:
 class RecordFetch(wiring.Component):
     """Reads records ``head`` to ``tail`` of the ring, one burst each, in order, two ahead of their use.
 
-    A record that cannot be read (error response, or an address beyond ``addr_width``) comes out as an error in its turn, and
-    nothing is read after it.
+    A record that cannot be read (error response, or an address beyond ``addr_width``) comes out as an error in its
+    turn, and nothing is read after it.
 
     Parameters
     ----------

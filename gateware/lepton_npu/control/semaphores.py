@@ -15,9 +15,10 @@ __all__ = ["SemaphoreFile"]
 class SemaphoreFile(wiring.Component):
     """16 counters, 0 at reset: takes and posts of all engines in every cycle.
 
-    A take is granted when every semaphore of its mask is at least 1 and no engine before it (in the order of `Engine`) takes one of them
-    in the same cycle, so that no count falls below 0 even in a program in which two engines wait on one.
-    Counts change a cycle after. A post beyond `SEMAPHORE_MAX` gives ``overflow`` a cycle later, for one cycle, with the engine and the command.
+    A take is granted when every semaphore of its mask is at least 1 and no engine before it (in the order of `Engine`)
+    takes one of them in the same cycle, so that no count falls below 0 even in a program in which two engines wait on
+    one. Counts change a cycle after. A post beyond `SEMAPHORE_MAX` gives ``overflow`` a cycle later, for one cycle,
+    with the engine and the command.
 
     Members
     -------

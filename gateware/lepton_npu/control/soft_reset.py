@@ -10,8 +10,10 @@ _QUIET = 4  # cycles; more than an engine needs to offer a burst that it had beg
 
 
 class SoftReset(wiring.Component):
-    """From ``request`` on, ``resetting`` is high (engines start no burst) until the bus has been quiet for 4 cycles; in the last of them
-    ``reset`` is high for one cycle.
+    """Resets the core between bus transactions, never in one.
+
+    From ``request`` on, ``resetting`` is high (engines start no burst) until the bus has been quiet for 4 cycles; in
+    the last of them ``reset`` is high for one cycle.
 
     Members
     -------

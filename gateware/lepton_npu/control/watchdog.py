@@ -19,7 +19,8 @@ def candidate_layout() -> data.StructLayout:
 class Watchdog(wiring.Component):
     """Counts cycles in which there is work and nothing moves; at ``limit`` (0 = never) looks for the oldest command.
 
-    Commands that wait are looked at before those that run; without either it is the next record, in CONTROL. The look takes three cycles a candidate.
+    Commands that wait are looked at before those that run; without either it is the next record, in
+    CONTROL. The look takes three cycles a candidate.
 
     Parameters
     ----------

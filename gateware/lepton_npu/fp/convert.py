@@ -13,7 +13,8 @@ __all__ = ["ElementToFp32", "Fp32ToElement", "ScaledIntToFp32"]
 
 def _steps(width: int) -> tuple[int, ...]:
     """Shifts that normalise any non-zero value of ``width`` bits."""
-    step, steps = 1, []
+    step = 1
+    steps: list[int] = []
     while step < width:
         steps.insert(0, step)
         step *= 2
@@ -91,7 +92,8 @@ class ScaledIntToFp32(wiring.Component):
 class ElementToFp32(wiring.Component):
     """An element of a `Format` as binary32; one result a cycle.
 
-    F32 passes unchanged (NaN payloads and subnormals included), BF16 is extended, U8 and I8 are exact, I32 is rounded half to even.
+    F32 passes unchanged (NaN payloads and subnormals included), BF16 is extended, U8 and I8 are exact, I32 is rounded
+    half to even.
 
     Members
     -------

@@ -221,7 +221,9 @@ def _dma(verb: str, local: str) -> tuple[Field, ...]:
         Field("rows", 4, 16, 16, f"Rows to {verb}.", minimum=1),
         Field("words", 5, 0, 16, "32-bit words in a row.", minimum=1),
         Field("local_stride", 5, 16, 16, "Local rows from one row's start to the next.", signed=True),
-        Field("stride", 6, 0, 32, "Bytes from one row to the next in memory; a multiple of the bus width.", signed=True),
+        Field(
+            "stride", 6, 0, 32, "Bytes from one row to the next in memory; a multiple of the bus width.", signed=True
+        ),
     )
 
 
@@ -331,7 +333,9 @@ COMMANDS: dict[Opcode, Command] = {
                 Field("count1", 4, 16, 16, "Outer steps.", minimum=1),
                 Field("imm_b", 9, 0, 32, "Immediate b, binary32."),
                 Field("imm_c", 10, 0, 32, "Immediate c, binary32."),
-                Field("lane_bcast", 11, 0, 8, "Lane l of operand a reads lane (l & ~lane_bcast) ^ lane_xor.", maximum=31),
+                Field(
+                    "lane_bcast", 11, 0, 8, "Lane l of operand a reads lane (l & ~lane_bcast) ^ lane_xor.", maximum=31
+                ),
                 Field("lane_xor", 11, 8, 8, "See lane_bcast; both below T.", maximum=31),
             ),
         ),

@@ -4,9 +4,9 @@ Each function is cut into `SEGMENTS` equal segments. On segment i, with t in [0,
 
     f = (c0[i] + (c1[i] + c2[i] * t) * t) / 2**FRACTION_BITS
 
-The quadratic meets the function at both ends and in the middle of a segment, and c0 + c1 + c2 of one segment is exactly c0 of the next, so that a
-monotone function stays monotone after rounding. The coefficients come from 50-digit decimal arithmetic, whose
-result does not depend on the machine.
+The quadratic meets the function at both ends and in the middle of a segment, and c0 + c1 + c2 of one segment is exactly
+c0 of the next, so that a monotone function stays monotone after rounding. The coefficients come from 50-digit decimal
+arithmetic, whose result does not depend on the machine.
 """
 
 import decimal

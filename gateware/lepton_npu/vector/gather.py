@@ -54,9 +54,7 @@ class ResultGather(wiring.Component):
         side, lanes = self._config.side, self._config.lanes
         row = Signal(self._config.row_bits, reset_less=True)
         formats = {1: (Format.F32, Format.I32), 2: (Format.BF16,), 4: (Format.U8, Format.I8)}
-        packed = {
-            pack: Cat(self.i.word_select(lane, 32)[: 32 // pack] for lane in range(lanes)) for pack in formats
-        }
+        packed = {pack: Cat(self.i.word_select(lane, 32)[: 32 // pack] for lane in range(lanes)) for pack in formats}
         merged = Signal(self._config.row_bits)
         for pack, members in formats.items():
             # The row as places of one group's elements: groups of step 0, of step 1 and so on.

@@ -26,8 +26,8 @@ _FUNCTION = {VectorOp.EXP: FunctionOp.EXP, VectorOp.RECIP: FunctionOp.RECIP}
 class VectorLane(wiring.Component):
     """One result a cycle, in order as long as ``op`` stays the same: operations differ in latency.
 
-    From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`. ``op`` and the formats are read
-    all along the way, so they may only change when nothing is inside.
+    From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`. ``op`` and the
+    formats are read all along the way, so they may only change when nothing is inside.
 
     Members
     -------
@@ -56,7 +56,7 @@ class VectorLane(wiring.Component):
         m.submodules.mul_add = mul_add = Fp32MulAdd()
         m.submodules.compare = compare = Fp32Compare()
         m.submodules.function = function = Fp32Function()
-        m.submodules.result = result = Fp32ToElement()
+        m.submodules.to_element = result = Fp32ToElement()
 
         m.d.comb += [convert.i_valid.eq(self.i_valid), convert.format.eq(self.a_format), convert.i.eq(self.a)]
         valid, b, c = self.i_valid, self.b, self.c

@@ -30,8 +30,8 @@ def row_loop_layout() -> data.StructLayout:
 class RowLoop(wiring.Component):
     """Addresses of the rows of one operand or result, one for each ``step``.
 
-    An inner loop has ``count0`` steps, or ``ceil(count0 / 2**pack)`` rows of packed elements. With ``once``, rows that follow one
-    another and are the same are visited once: an inner loop of stride 0, and then an outer loop of stride 0.
+    An inner loop has ``count0`` steps, or ``ceil(count0 / 2**pack)`` rows of packed elements. With ``once``, rows that
+    follow one another and are the same are visited once: an inner loop of stride 0, and then an outer loop of stride 0.
 
     Members
     -------

@@ -19,7 +19,8 @@ _DEPTH = 8  # more than the latency of the memory and of the credits, so that a 
 class OperandFetch(wiring.Component):
     """Reads the rows of a `RowLoop` into a queue; a row that follows itself is read once.
 
-    Throughput a row a cycle as long as the memory accepts the requests. A row whose address names nothing is not read, and nothing after it.
+    Throughput a row a cycle as long as the memory accepts the requests. A row whose address names nothing is not read,
+    and nothing after it.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class OperandFetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.rows = loop = RowLoop()
+        m.submodules.walk = loop = RowLoop()
         m.submodules.queue = queue = SyncFIFO(width=self._config.row_bits, depth=_DEPTH)
         m.d.comb += [loop.start.eq(self.start), loop.loop.eq(self.loop), self.address.eq(loop.address)]
 

@@ -1,4 +1,4 @@
-"""The compiled harness: Verilator model, AXI4 memory and AXI4-Lite host in one shared library, without Python in the loop.
+"""The compiled harness: Verilator model, AXI4 memory and AXI4-Lite host in one shared library, no Python in the loop.
 
 `Harness` runs a core hundreds of thousands of cycles a second (cocotb with a memory in Python reaches tens of
 thousands); a call costs about a microsecond and releases the GIL.

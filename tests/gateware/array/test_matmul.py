@@ -130,7 +130,8 @@ def test_random_commands(seed, case):
         prepare_matmul(CONFIG, command)(state)
     wrong = np.argwhere(found != state.acc)
     assert not wrong.size, (
-        f"{len(wrong)} words differ, first {wrong[0]}: {found[tuple(wrong[0])]:08x}, expected {state.acc[tuple(wrong[0])]:08x}"
+        f"{len(wrong)} words differ, first {wrong[0]}: {found[tuple(wrong[0])]:08x}, "
+        f"expected {state.acc[tuple(wrong[0])]:08x}"
     )
 
 

@@ -110,8 +110,8 @@ BAD = {
     "quant limb plane": (
         pack(Opcode.QUANT, precision=1, limb_stride=CONFIG.tiles), FaultCause.LOCAL_RANGE, Engine.QUANT,
     ),
-    "matmul tile of A": (pack(Opcode.MATMUL, acc=ACC_SPACE, a_tile=CONFIG.tiles), FaultCause.LOCAL_RANGE, Engine.MATMUL),
-    "matmul tile of B": (pack(Opcode.MATMUL, acc=ACC_SPACE, b_tile=CONFIG.tiles), FaultCause.LOCAL_RANGE, Engine.MATMUL),
+    "matmul tile A": (pack(Opcode.MATMUL, acc=ACC_SPACE, a_tile=CONFIG.tiles), FaultCause.LOCAL_RANGE, Engine.MATMUL),
+    "matmul tile B": (pack(Opcode.MATMUL, acc=ACC_SPACE, b_tile=CONFIG.tiles), FaultCause.LOCAL_RANGE, Engine.MATMUL),
     "matmul A below zero": (
         pack(Opcode.MATMUL, acc=ACC_SPACE, rows=2, count0=9, a_stride0=-1), FaultCause.LOCAL_RANGE, Engine.MATMUL,
     ),

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from bench.utilisation import Matrix, Product, build_job, read_results
 from lepton_npu.spec.config import PRESETS
 from lepton_sim.core import core_library, run_job
 from lepton_sim.harness import Harness
+
+from bench.utilisation import Matrix, Product, build_job, read_results
 
 pytestmark = pytest.mark.verilator
 

@@ -21,7 +21,9 @@ def test_random_programs(preset, batch, programs, seed):
     """Memory and tag end as in the simulator, no AXI rule is broken, nothing is left on the bus."""
     first = seed * 1_000_000 + batch * 10_000
     _, _, failures = run_programs(PRESETS[preset], range(first, first + programs))
-    assert not failures, f"make soak PRESET={preset} PROGRAMS={programs} SEED={first} repeats them:\n" + "\n".join(failures)
+    assert not failures, f"make soak PRESET={preset} PROGRAMS={programs} SEED={first} repeats them:\n" + "\n".join(
+        failures
+    )
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -29,7 +31,9 @@ def test_planted_bug_is_found(bug, seed, monkeypatch):
     """The same regression fails on a core with a bug, well within the number of programs that `make test` runs."""
     config = PRESETS["tiny"]
     monkeypatch.setattr(*BUGS[bug])
-    monkeypatch.setattr(importlib.import_module("lepton_sim.build"), "OPTIMISE", "-O0")  # compiles in a third of the time, and runs for seconds only
+    monkeypatch.setattr(
+        importlib.import_module("lepton_sim.build"), "OPTIMISE", "-O0"
+    )  # compiles in a third of the time, and runs for seconds only
     library = build_harness(generate(LeptonNpu(config), "lepton_npu")[0], config)
     for first in range(seed * 1_000_000, seed * 1_000_000 + 60, 3):
         if run_programs(config, range(first, first + 3), library, max_cycles=300_000)[2]:

@@ -1,1 +1,1 @@
-"""The golden model, in three levels: `equations` (float64), `arith` (bit-exact twins of the units), `iss` (whole programs)."""
+"""The golden model, in three levels: `equations` (float64), `arith` (bit-exact twins), `iss` (whole programs)."""

@@ -9,7 +9,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from lepton_npu.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, Engine, FaultCause, Opcode, decode
@@ -60,7 +59,8 @@ class _Decoded:
     execute: Callable[[CoreState], None] | None
 
 
-class _Issued(NamedTuple):
+@dataclass(frozen=True)
+class _Issued:
     index: int
     decoded: _Decoded
 

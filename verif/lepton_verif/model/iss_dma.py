@@ -1,7 +1,7 @@
 """LOAD and STORE of the instruction-set simulator.
 
-Order of the checks: MISALIGNED (address, then stride); then for each row ADDRESS_RANGE, LOCAL_RANGE, BUS_READ or BUS_WRITE.
-Rows before the first bad one are transferred, nothing of the bad one is.
+Order of the checks: MISALIGNED (address, then stride); then for each row ADDRESS_RANGE, LOCAL_RANGE, BUS_READ or
+BUS_WRITE. Rows before the first bad one are transferred, nothing of the bad one is.
 """
 
 from collections.abc import Callable

@@ -16,8 +16,8 @@ __all__ = ["prepare_quant"]
 def prepare_quant(config: NpuConfig, f: dict[str, int]) -> Callable[[CoreState], None]:
     """Quantise a matrix of local rows to tiles.
 
-    Tile columns are the outer loop, tile rows the inner one. For each tile its limb planes' tiles are checked, then its source
-    rows; tiles before the first bad one are written.
+    Tile columns are the outer loop, tile rows the inner one. For each tile its limb planes' tiles are checked, then its
+    source rows; tiles before the first bad one are written.
     """
     side, precision = config.side, Precision(f["precision"])
     rows, cols, limbs = f["rows"], f["cols"], Precision(f["precision"]).limbs

@@ -1,8 +1,8 @@
 """cocotb testbench: runs `Job`s on the whole core through its AXI ports, and compares the whole memory.
 
-Memory and host are cocotbext-axi's, so this testbench shares no code with the compiled harness. `lepton_sim.jobs.run_jobs`
-starts it, with the parameters ``jobs`` (paths of saved jobs), ``stall`` (chance of a stall on every channel), ``outputs`` (names
-of the output ports) and ``cycles`` (limit for a job).
+Memory and host are cocotbext-axi's, so this testbench shares no code with the compiled harness.
+`lepton_sim.jobs.run_jobs` starts it, with the parameters ``jobs`` (paths of saved jobs), ``stall`` (chance of a stall
+on every channel), ``outputs`` (names of the output ports) and ``cycles`` (limit for a job).
 """
 
 import itertools

@@ -18,7 +18,7 @@ def _interpolate(table: tables.Table, index: np.ndarray, t: np.ndarray) -> np.nd
 
 
 def _round_pack(sign: np.ndarray, exponent: np.ndarray, value: np.ndarray, drop: int) -> np.ndarray:
-    """Words of ``value`` rounded half to even by ``drop`` bits to 24; an exponent below 1 gives zero, above 254 infinity."""
+    """Words of ``value`` rounded half to even by ``drop`` bits to 24; exponent below 1: zero, above 254: infinity."""
     kept, rest, half = value >> drop, value & ((1 << drop) - 1), 1 << (drop - 1)
     rounded = kept + ((rest > half) | ((rest == half) & (kept & 1 == 1)))
     final = exponent + (rounded >> 24)

@@ -3,6 +3,8 @@
 Rows are uint32 words, lane 0 first, along the last axis (length T). Steps are the axis before it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from lepton_npu.spec.commands import Format, VectorOp
 from numpy.typing import NDArray
@@ -11,7 +13,11 @@ from . import convert, fp32
 
 __all__ = ["compute", "pack", "packed_rows", "shuffle", "unpack"]
 
-_MEMORY_TYPE = {Format.BF16: np.dtype("<u2"), Format.U8: np.dtype("u1"), Format.I8: np.dtype("i1")}
+_MEMORY_TYPE: dict[Format, np.dtype] = {
+    Format.BF16: np.dtype("<u2"),
+    Format.U8: np.dtype("u1"),
+    Format.I8: np.dtype("i1"),
+}
 
 
 def packed_rows(fmt: Format, count: int) -> int:
@@ -68,7 +74,7 @@ def _recip(a: NDArray) -> NDArray:
     return recip(a)
 
 
-_OPERATIONS = {
+_OPERATIONS: dict[VectorOp, Callable[..., NDArray]] = {
     VectorOp.MULADD: fp32.muladd,
     VectorOp.MIN: fp32.minimum,
     VectorOp.MAX: fp32.maximum,
