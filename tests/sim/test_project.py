@@ -1,5 +1,6 @@
 """What the project says of itself in several places agrees, and the set-up script explains what it lacks."""
 
+import ast
 import os
 import re
 import shutil
@@ -38,6 +39,27 @@ def test_every_waiver_has_a_reason():
         if line.startswith("lint_off"):
             assert previous.startswith(("//", "lint_off")), line
         previous = line
+
+
+def _imports(path: Path) -> set[str]:
+    """Absolute names of the modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"), [("verif", "tests|bench"), ("sdk", "lepton_sim|lepton_verif|tests|bench")]
+)
+def test_model_and_sdk_know_only_the_definitions_of_the_gateware(folder, others):
+    imports = {name: path for path in (ROOT / folder).rglob("*.py") for name in _imports(path)}
+    assert any(name.startswith("lepton_npu.spec") for name in imports)
+    forbidden = re.compile(rf"lepton_npu(?!\.spec\b)|amaranth|({others})\b")
+    assert not {name: str(path) for name, path in imports.items() if forbidden.match(name)}
 
 
 def test_make_help_names_every_target():
