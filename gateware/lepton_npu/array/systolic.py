@@ -8,12 +8,17 @@ from lepton_npu.spec.config import NpuConfig
 
 __all__ = ["SystolicArray"]
 
+_GROUP = 4
+"""Columns that one edge register feeds; on an FPGA the way from it to the multipliers is the longest of the array."""
+
 
 class SystolicArray(wiring.Component):
     """Multiplies rows of T mantissas with a stationary T x T tile, a row every cycle.
 
     Design B1 of Kung, "Why Systolic Architectures?", IEEE Computer 15(1), 1982: weights stay, inputs are broadcast
-    along a row of cells from a register at its edge, sums move down a row of cells every cycle.
+    along a row of cells from a register at its edge, sums move down a row of cells every cycle. A broadcast reaches
+    `_GROUP` columns; the next ones have edge registers of their own and do everything a cycle later, and the sums of a
+    row wait for each other at the bottom.
 
     Each cell has a weight in use and a shadow weight. A load shifts T rows into the shadows, **row T-1 first**, one for
     each cycle with ``w_valid``; shadow row k moves only from the k-th of them on, because the swap of the pass before
@@ -59,8 +64,12 @@ class SystolicArray(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from ``x_valid`` to ``o_valid``: edge register, product register, T rows of sums."""
-        return self._side + 2
+        """Cycles from ``x_valid`` to ``o_valid``: edge registers, product register, T rows of sums."""
+        return self._groups + self._side + 1
+
+    @property
+    def _groups(self) -> int:
+        return -(-self._side // _GROUP)
 
     @staticmethod
     def _sum(above: Value, product: Value) -> Value:
@@ -80,43 +89,71 @@ class SystolicArray(wiring.Component):
             m.d.sync += step.eq(moving)
 
         # valid[i], swap[i]: the row that came i cycles ago.
-        valid, swap = Signal(self.latency + 1), Signal(side)
+        valid, swap = Signal(self.latency + 1), Signal(side + self._groups - 1)
         m.d.comb += [valid[0].eq(self.x_valid), swap[0].eq(self.x_swap)]
         m.d.sync += [valid[1:].eq(valid[:-1]), swap[1:].eq(swap[:-1])]
 
-        shadow_above = [self.w[n] for n in range(side)]
-        sums_above = None
-        # delayed[k] is element k of the row that came `row` cycles ago.
+        # Element k of x is delayed k cycles; delayed[k] is that of the row that came `row` cycles ago.
+        edges: list[Value] = []
         delayed = {k: self.x[k] for k in range(side)}
         for row in range(side):
-            edge = Signal(signed(8), name=f"edge_{row}", reset_less=True)
-            with m.If(valid[row]):
-                m.d.sync += edge.eq(delayed[row])
+            edges.append(delayed[row])
             later = {k: Signal(signed(8), name=f"skew_{row}_{k}", reset_less=True) for k in range(row + 1, side)}
             with m.If(valid[row]):
                 m.d.sync += [register.eq(delayed[k]) for k, register in later.items()]
             delayed = later
 
+        weights, load = [self.w[n] for n in range(side)], moving & self.w_valid.replicate(side)
+        for group in range(self._groups):
+            if group:  # a cycle behind the group before
+                late = [Signal(signed(8), name=f"w_{group}_{n}", reset_less=True) for n in range(len(weights) - _GROUP)]
+                with m.If(load[0]):  # moves in every step
+                    m.d.sync += [register.eq(value) for register, value in zip(late, weights[_GROUP:])]
+                load_late = Signal(side, name=f"load_{group}")
+                m.d.sync += load_late.eq(load)
+                weights, load = late, load_late
+            edges, sums = self._columns(m, group, edges, weights[:_GROUP], load, valid[group:], swap[group:])
+            for delay in range(group + 1, self._groups):
+                with m.If(valid[side + 1 + delay]):
+                    held = [
+                        Signal.like(total, name=f"held_{delay}_{n}") for n, total in enumerate(sums, group * _GROUP)
+                    ]
+                    m.d.sync += [register.eq(total) for register, total in zip(held, sums)]
+                sums = held
+            m.d.comb += [self.o[n].eq(total) for n, total in enumerate(sums, group * _GROUP)]
+
+        m.d.comb += [self.o_early.eq(valid[-2]), self.o_valid.eq(valid[-1])]
+        return m
+
+    def _columns(
+        self, m: Module, group: int, x: list[Value], w: list[Value], load: Value, valid: Value, swap: Value
+    ) -> tuple[list[Value], list[Value]]:
+        """The cells of a group: its edge registers, and its sums.
+
+        Row k takes ``x[k]`` in the cycle of ``valid[k]``, shadow row k shifts with ``load[k]``.
+        """
+        edges, above, sums = [], w, []
+        for row in range(self._side):
+            edge = Signal(signed(8), name=f"edge_{group}_{row}", reset_less=True)
+            with m.If(valid[row]):
+                m.d.sync += edge.eq(x[row])
+            edges.append(edge)
             shadow, weight, product, total = (
-                [Signal(shape, name=f"{name}_{row}_{n}", reset_less=True) for n in range(side)]
+                [Signal(shape, name=f"{name}_{row}_{group * _GROUP + n}", reset_less=True) for n in range(len(w))]
                 for name, shape in (
                     ("shadow", signed(8)), ("weight", signed(8)), ("product", signed(16)),
                     ("sum", signed(self._sum_bits)),
                 )
             )  # fmt: skip
-            with m.If(self.w_valid & moving[row]):
-                m.d.sync += [cell.eq(above) for cell, above in zip(shadow, shadow_above)]
+            with m.If(load[row]):
+                m.d.sync += [cell.eq(new) for cell, new in zip(shadow, above)]
             with m.If(valid[row] & swap[row]):
                 m.d.sync += [cell.eq(new) for cell, new in zip(weight, shadow)]
             with m.If(valid[row + 1]):
-                m.d.sync += [cell.eq(edge * w) for cell, w in zip(product, weight)]
+                m.d.sync += [cell.eq(edge * value) for cell, value in zip(product, weight)]
             with m.If(valid[row + 2]):
                 m.d.sync += [
-                    cell.eq(p if sums_above is None else self._sum(sums_above[n], p))
-                    for n, (cell, p) in enumerate(zip(total, product))
+                    cell.eq(self._sum(sums[n], p) if sums else p) for n, (cell, p) in enumerate(zip(total, product))
                 ]
-            shadow_above, sums_above = shadow, total
-
-        m.d.comb += [self.o_early.eq(valid[-2]), self.o_valid.eq(valid[-1])]
-        m.d.comb += [self.o[n].eq(total[n]) for n in range(side)]
-        return m
+            above, sums = shadow, total
+        return edges, sums
