@@ -28,7 +28,7 @@ class MatmulEngine(wiring.Component):
     A pass of R rows takes max(R, T) cycles (and at least `Accumulate.turnaround` if the next one adds to the same
     accumulators), and passes follow without a gap, across commands too, if the next command waits at ``engine.cmd``
     before the last tile of the present one has been loaded. From the first weight row to the first accumulator write
-    it takes ``T + TILE_READ_LATENCY + T + 2 + Accumulate.write_delay`` cycles.
+    it takes ``T + TILE_READ_LATENCY + SystolicArray.latency + Accumulate.write_delay`` cycles.
 
     Parameters
     ----------
