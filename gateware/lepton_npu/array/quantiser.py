@@ -9,7 +9,8 @@ from amaranth.lib.wiring import Out
 
 from lepton_npu.control.engine import INDEX_BITS, EngineSignature
 from lepton_npu.memory.block_ram import block_ram, read_block_ram
-from lepton_npu.memory.ports import LOCAL_ADDR_BITS, LOCAL_READ_LATENCY, LocalReadPort
+from lepton_npu.memory.ports import LOCAL_READ_LATENCY, LocalReadPort
+from lepton_npu.memory.range_check import in_local
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
 
@@ -18,8 +19,6 @@ from .quantise_convert import CONVERT_LATENCY, QuantConverter
 from .quantise_walk import SOURCE_BITS, QuantWalk, tile_job_layout
 
 __all__ = ["QuantEngine"]
-
-_ACC_BIT = LOCAL_ADDR_BITS - 1
 
 
 class QuantEngine(wiring.Component):
@@ -127,12 +126,7 @@ class QuantEngine(wiring.Component):
         b_tag, b_meta = Signal(tag, reset_less=True), Signal(meta, reset_less=True)
         b_go = Signal()
 
-        in_vmem, in_acc = Signal(), Signal()
         m.d.comb += [
-            in_vmem.eq(~a_address[config.vmem_addr_bits :].any()),
-            in_acc.eq(
-                ~Cat(a_address[config.acc_addr_bits : _ACC_BIT], a_address[_ACC_BIT + 1 :]).any() & a_address[_ACC_BIT]
-            ),
             a_last.eq(a_row == a_job.rows),
             a_move.eq(a_valid & (~b_valid | b_go)),
             a_load.eq(walk.o.valid & (free != 0) & (~a_valid | (a_move & a_last))),
@@ -148,7 +142,7 @@ class QuantEngine(wiring.Component):
                 a_row.eq(a_row + 1),
                 a_valid.eq(~a_last),
                 b_address.eq(a_address),
-                b_bad.eq(a_job.bad | ~(in_vmem | in_acc)),
+                b_bad.eq(a_job.bad | ~in_local(config, a_address)),
                 b_plane.eq(a_job.bad),
                 b_index.eq(a_job.index),
                 b_tag.slot.eq(a_slot),

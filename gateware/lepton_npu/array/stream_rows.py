@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, command_layout
+from lepton_npu.memory.range_check import in_acc
 from lepton_npu.spec.commands import Opcode
 from lepton_npu.spec.config import NpuConfig
 
@@ -106,7 +107,7 @@ class RowStreamer(wiring.Component):
         last_row, last_pass = Signal(), Signal()
         m.d.comb += [
             a_good.eq(a[config.tile_row_bits :] == 0),
-            c_good.eq((c[15] == 1) & (c[config.acc_addr_bits : 15] == 0) & (c[16:] == 0)),
+            c_good.eq(in_acc(config, c)),
             may_go.eq(active & (~first | self.loaded)),
             self.issue.eq(may_go & a_good & c_good & ~hazard),
             last_row.eq(left == 1),
