@@ -43,12 +43,16 @@ def train() -> list[eq.Dense]:
         weights = rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)
         layers.append(eq.Dense(weights, np.zeros(outputs), activation))
     adam = eq.Adam(layers, RATE)
+    step = 0
     for _ in range(EPOCHS):
         order = rng.permutation(len(x))
         for start in range(0, len(x), BATCH):
             chosen = order[start : start + BATCH]
             trace = eq.forward(layers, x[chosen])
             delta = eq.cross_entropy_delta(trace.output, labels[chosen])
+            # The paper's Adam: its epsilon of 1e-8 is inside the bias correction, Keras's is outside.
+            step += 1
+            adam.epsilon = 1e-8 * np.sqrt(1 - adam.beta_2**step)
             layers = adam.step(layers, eq.backward(layers, trace, delta))
     return layers
 
