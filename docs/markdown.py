@@ -17,14 +17,15 @@ _FAULTS = {
     FaultCause.ILLEGAL_OPCODE: "The opcode is not one of the command set.",
     FaultCause.ILLEGAL_FIELD: "A reserved bit is set, or a field is out of its range.",
     FaultCause.LOCAL_RANGE: "A local, accumulator or tile address is beyond its memory, or the command may not use it.",
-    FaultCause.MISALIGNED: "`address` or `stride` is not a multiple of the bus width.",
+    FaultCause.MISALIGNED: "An address or `stride` is not a multiple of the bus width (a body's: of a record).",
     FaultCause.ADDRESS_RANGE: "A row in memory reaches beyond the address bits of the bus.",
     FaultCause.BUS_READ: "The bus answered a read of LOAD with an error.",
     FaultCause.BUS_WRITE: "The bus answered a write of STORE with an error.",
-    FaultCause.BUS_FETCH: "The bus answered a read of the command ring with an error.",
+    FaultCause.BUS_FETCH: "The bus answered a read of a record with an error, or it has not the address bits for it.",
     FaultCause.WATCHDOG: "There was work, and nothing moved for WATCHDOG cycles.",
     FaultCause.RING_OVERRUN: "TAIL is further ahead of HEAD than the ring is long.",
     FaultCause.SEMAPHORE_OVERFLOW: "A semaphore was posted beyond its greatest count.",
+    FaultCause.NESTED_REPEAT: "The body of a REPEAT has a REPEAT.",
 }
 
 

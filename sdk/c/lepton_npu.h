@@ -29,6 +29,8 @@ enum lepton_opcode {
     LEPTON_OPCODE_NOP = 1,
     LEPTON_OPCODE_FENCE = 2,
     LEPTON_OPCODE_IRQ = 3,
+    LEPTON_OPCODE_ADDRESS = 4,
+    LEPTON_OPCODE_REPEAT = 5,
     LEPTON_OPCODE_LOAD = 16,
     LEPTON_OPCODE_STORE = 17,
     LEPTON_OPCODE_QUANT = 32,
@@ -89,6 +91,7 @@ enum lepton_fault_cause {
     LEPTON_FAULT_CAUSE_WATCHDOG = 9,
     LEPTON_FAULT_CAUSE_RING_OVERRUN = 10,
     LEPTON_FAULT_CAUSE_SEMAPHORE_OVERFLOW = 11,
+    LEPTON_FAULT_CAUSE_NESTED_REPEAT = 12,
 };
 
 /* Put the low `width` bits of `value` at bit `offset` of a record that is 0 there. */
@@ -143,11 +146,52 @@ static inline void lepton_pack_irq(const lepton_irq *command, uint8_t record[LEP
     lepton_put(record, 64, 32, (uint64_t)command->tag);
 }
 
+/* Sets an address register, or adds to it. */
+typedef struct {
+    uint16_t wait; /* Semaphores to wait for: the command starts when each is at least 1, and takes 1 of each. */
+    uint16_t post; /* Semaphores that get 1 more when the command has finished and its writes are visible. */
+    uint8_t number; /* The address register. */
+    uint8_t add; /* Add `value` to the register, modulo 2^64; else replace it. */
+    uint64_t value; /* The value; to subtract, its two's complement. */
+} lepton_address;
+
+static inline void lepton_pack_address(const lepton_address *command, uint8_t record[LEPTON_RECORD_BYTES]) {
+    memset(record, 0, LEPTON_RECORD_BYTES);
+    lepton_put(record, 0, 8, LEPTON_OPCODE_ADDRESS);
+    lepton_put(record, 32, 16, (uint64_t)command->wait);
+    lepton_put(record, 48, 16, (uint64_t)command->post);
+    lepton_put(record, 8, 3, (uint64_t)command->number);
+    lepton_put(record, 11, 1, (uint64_t)command->add);
+    lepton_put(record, 64, 64, (uint64_t)command->value);
+}
+
+/* Runs the records of a body outside the ring, all of them `count` times, then goes on behind itself. */
+typedef struct {
+    uint16_t wait; /* Semaphores to wait for: the command starts when each is at least 1, and takes 1 of each. */
+    uint16_t post; /* Semaphores that get 1 more when the command has finished and its writes are visible. */
+    uint8_t base; /* Address register that is added to `address`, modulo 2^64; 0: none. */
+    uint64_t address; /* Byte address of the body; with the base a multiple of 64. */
+    uint16_t records; /* Records of the body; none of them a REPEAT. */
+    uint32_t count; /* How many times the body runs. */
+} lepton_repeat;
+
+static inline void lepton_pack_repeat(const lepton_repeat *command, uint8_t record[LEPTON_RECORD_BYTES]) {
+    memset(record, 0, LEPTON_RECORD_BYTES);
+    lepton_put(record, 0, 8, LEPTON_OPCODE_REPEAT);
+    lepton_put(record, 32, 16, (uint64_t)command->wait);
+    lepton_put(record, 48, 16, (uint64_t)command->post);
+    lepton_put(record, 8, 3, (uint64_t)command->base);
+    lepton_put(record, 64, 64, (uint64_t)command->address);
+    lepton_put(record, 128, 16, (uint64_t)command->records);
+    lepton_put(record, 160, 32, (uint64_t)command->count);
+}
+
 /* Copies rows from memory to the vector memory; a row's last local row is filled up with zeros. */
 typedef struct {
     uint16_t wait; /* Semaphores to wait for: the command starts when each is at least 1, and takes 1 of each. */
     uint16_t post; /* Semaphores that get 1 more when the command has finished and its writes are visible. */
-    uint64_t address; /* Byte address of row 0 in memory; a multiple of the bus width. */
+    uint8_t base; /* Address register that is added to `address`, modulo 2^64; 0: none. */
+    uint64_t address; /* Byte address of row 0 in memory; with the base a multiple of the bus width. */
     uint16_t local; /* First local row (vector memory). */
     uint16_t rows; /* Rows to load. */
     uint16_t words; /* 32-bit words in a row. */
@@ -160,6 +204,7 @@ static inline void lepton_pack_load(const lepton_load *command, uint8_t record[L
     lepton_put(record, 0, 8, LEPTON_OPCODE_LOAD);
     lepton_put(record, 32, 16, (uint64_t)command->wait);
     lepton_put(record, 48, 16, (uint64_t)command->post);
+    lepton_put(record, 8, 3, (uint64_t)command->base);
     lepton_put(record, 64, 64, (uint64_t)command->address);
     lepton_put(record, 128, 16, (uint64_t)command->local);
     lepton_put(record, 144, 16, (uint64_t)command->rows);
@@ -172,7 +217,8 @@ static inline void lepton_pack_load(const lepton_load *command, uint8_t record[L
 typedef struct {
     uint16_t wait; /* Semaphores to wait for: the command starts when each is at least 1, and takes 1 of each. */
     uint16_t post; /* Semaphores that get 1 more when the command has finished and its writes are visible. */
-    uint64_t address; /* Byte address of row 0 in memory; a multiple of the bus width. */
+    uint8_t base; /* Address register that is added to `address`, modulo 2^64; 0: none. */
+    uint64_t address; /* Byte address of row 0 in memory; with the base a multiple of the bus width. */
     uint16_t local; /* First local row. */
     uint16_t rows; /* Rows to store. */
     uint16_t words; /* 32-bit words in a row. */
@@ -185,6 +231,7 @@ static inline void lepton_pack_store(const lepton_store *command, uint8_t record
     lepton_put(record, 0, 8, LEPTON_OPCODE_STORE);
     lepton_put(record, 32, 16, (uint64_t)command->wait);
     lepton_put(record, 48, 16, (uint64_t)command->post);
+    lepton_put(record, 8, 3, (uint64_t)command->base);
     lepton_put(record, 64, 64, (uint64_t)command->address);
     lepton_put(record, 128, 16, (uint64_t)command->local);
     lepton_put(record, 144, 16, (uint64_t)command->rows);

@@ -42,7 +42,7 @@ class RegisterBus(Protocol):
 
 @dataclass(frozen=True)
 class Fault:
-    """The first fault since reset: what, where, and which command (its count since reset)."""
+    """The first fault since reset: what, where, and which command (how many the core executed before it)."""
 
     cause: FaultCause
     engine: Engine
@@ -119,7 +119,7 @@ class Driver:
 
     @property
     def idle(self) -> bool:
-        """No command is waiting or running."""
+        """No command and no body is waiting or running."""
         return bool(self.read("STATUS") & STATUS_IDLE)
 
     def soft_reset(self, attempts: int = 1000):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, Format, Opcode, Precision, VectorOp
-from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_npu.spec.config import ACC_SPACE, RECORD_BYTES, NpuConfig
 
 __all__ = ["Program", "Semaphores"]
 
@@ -41,6 +41,12 @@ class Program:
     Every method adds one command and returns its number in the program. Keywords are the fields of the command set
     (`lepton_npu.spec.commands.COMMANDS`, docs/commands.md); one that is not given is 0, or 1 where 0 is not allowed.
     ``wait`` and ``post`` are semaphore numbers. What the core would answer with a fault is refused here.
+
+    With ``base``, an address register, LOAD, STORE and REPEAT add its content to ``address``, which may be negative
+    then. Where that leads is known to the core only; here just the alignment of ``address`` is checked.
+
+    The commands of a loop are a program of their own: put its ``records()`` somewhere in memory, and give it and its
+    address to `repeat`.
 
     Parameters
     ----------
@@ -165,16 +171,61 @@ class Program:
         """IRQ: a fence that then stores ``tag`` and raises the interrupt."""
         return self._append(Opcode.IRQ, self._complete(Opcode.IRQ, {"tag": tag}), wait, post)
 
+    def address(
+        self, register: int, value: int, *, add: bool = False, wait: Semaphores = (), post: Semaphores = ()
+    ) -> int:
+        """ADDRESS: set address ``register``, 1 to 7, to ``value``, or ``add`` it; -2^63 <= value < 2^64."""
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ValueError(f"ADDRESS.value must be from -2^63 to 2^64 - 1, not {value}")
+        fields = {"number": register, "value": value % (1 << 64), "add": int(add)}
+        return self._append(Opcode.ADDRESS, self._complete(Opcode.ADDRESS, fields), wait, post)
+
+    def repeat(
+        self,
+        body: "Program",
+        *,
+        address: int,
+        count: int,
+        base: int = 0,
+        wait: Semaphores = (),
+        post: Semaphores = (),
+    ) -> int:
+        """REPEAT: run the commands that ``body`` has now, ``count`` times; their records are at byte ``address``.
+
+        It waits before the first command of the body, and posts when the last one has been given to its engine.
+        """
+        if body.config != self.config:
+            raise ValueError(f"REPEAT's body must have this program's configuration, not {body.config}")
+        if not len(body):
+            raise ValueError("REPEAT's body must have at least 1 command, not 0")
+        for number, command in enumerate(body._commands):
+            if command.opcode == Opcode.REPEAT:
+                raise ValueError(f"REPEAT's body must have no REPEAT, as its command {number} is")
+        fields = {"base": base, "records": len(body), "count": count, "address": address}
+        f = self._complete(Opcode.REPEAT, self._offset(Opcode.REPEAT, fields, RECORD_BYTES, "a record's"))
+        if not base and address + len(body) * RECORD_BYTES > 1 << self.config.addr_width:
+            raise ValueError(
+                f"REPEAT.address must leave room for {len(body)} records below 2^{self.config.addr_width}, "
+                f"not be {address:#x}"
+            )
+        return self._append(Opcode.REPEAT, f, wait, post)
+
+    def _offset(self, opcode: Opcode, fields: dict[str, int], unit: int, whose: str) -> dict[str, int]:
+        """The fields with an address that is a multiple of ``unit``, and modulo 2^64 if there is a base."""
+        address = fields.get("address", 0)
+        if address % unit:
+            raise ValueError(f"{opcode.name}.address must be a multiple of {whose} {unit} bytes, not {address:#x}")
+        if fields.get("base", 0) and -(1 << 63) <= address < 0:
+            fields = {**fields, "address": address % (1 << 64)}
+        return fields
+
     def _dma(self, opcode: Opcode, fields: dict[str, int], wait: Semaphores, post: Semaphores) -> int:
-        f = self._complete(opcode, fields)
-        for name in ("address", "stride"):
-            if f[name] % self.config.bus_bytes:
-                raise ValueError(
-                    f"{opcode.name}.{name} must be a multiple of the bus's {self.config.bus_bytes} bytes, "
-                    f"not {f[name]:#x}"
-                )
+        bus = self.config.bus_bytes
+        f = self._complete(opcode, self._offset(opcode, fields, bus, "the bus's"))
+        if f["stride"] % bus:
+            raise ValueError(f"{opcode.name}.stride must be a multiple of the bus's {bus} bytes, not {f['stride']:#x}")
         low, high = _extremes(f["address"], (f["rows"], f["stride"]))
-        if low < 0 or high + 4 * f["words"] > 1 << self.config.addr_width:
+        if not f["base"] and (low < 0 or high + 4 * f["words"] > 1 << self.config.addr_width):
             raise ValueError(
                 f"{opcode.name}.address must stay below 2^{self.config.addr_width}, not reach {low:#x}..{high:#x}"
             )

@@ -67,6 +67,94 @@ def test_program_runs_on_the_simulator():
     assert np.array_equal(memory[3072:3136].view(np.float32).reshape(4, 4), values * 2 + 1)
 
 
+def test_a_loop_runs_on_the_simulator():
+    """A body of its own doubles row after row, with the addresses in registers."""
+    memory = np.zeros(4096, np.uint8)
+    memory[2048:2112] = np.arange(16, dtype=np.float32).view(np.uint8)
+    body = Program(TINY)
+    body.load(address=0, base=1, rows=1, words=4, post=0)
+    body.vector(VectorOp.MULADD, dst=8, a=0, imm_b=2.0, imm_c=0.0, wait=0, post=1)
+    body.store(address=-64, base=7, local=8, rows=1, words=4, wait=1, post=2)
+    body.address(1, 16, add=True)
+    body.address(7, -16, add=True)
+    body.nop(wait=2)
+    program = Program(TINY)
+    program.address(1, 2048)
+    program.address(7, 3072 + 64 + 48)
+    program.repeat(body, address=1024, count=4, post=9)
+    program.irq(7, wait=9)
+    memory[: 64 * len(program)] = np.frombuffer(program.records(), np.uint8)
+    memory[1024 : 1024 + 64 * len(body)] = np.frombuffer(body.records(), np.uint8)
+    iss = Iss(TINY, memory)
+    assert iss.run(0, 3, len(program)) is None
+    assert iss.tag == 7
+    rows = memory[3072:3136].view(np.float32).reshape(4, 4)
+    assert np.array_equal(rows[::-1].ravel(), 2 * np.arange(16))
+
+
+def test_what_a_base_adds_is_not_checked():
+    """But the alignment is, and the other fields."""
+    program = Program(TINY)
+    program.store(**DMA, base=3, address=(1 << 64) - 64)
+    fields = decode(program.records())[1]
+    assert (fields["base"], fields["address"]) == (3, (1 << 64) - 64)
+    for address, stride, word in ((4, 16, "address"), (-4, 16, "address"), (8, 12, "stride")):
+        with pytest.raises(ValueError, match=f"LOAD.{word} must be a multiple of the bus's 8 bytes, not"):
+            program.load(**DMA | {"stride": stride}, base=1, address=address)
+    with pytest.raises(ValueError, match=r"LOAD.base must be from 0 to 7, not 8"):
+        program.load(**DMA, base=8)
+    with pytest.raises(ValueError, match=r"LOAD.address must be from 0 to"):
+        program.load(**DMA, base=1, address=-(1 << 63) - 8)
+    with pytest.raises(ValueError, match=r"LOAD.address must be from 0 to .*, not -8"):
+        program.load(**DMA, address=-8)
+
+
+def body_of(*methods: str, config=TINY) -> Program:
+    body = Program(config)
+    for method in methods:
+        body.repeat(body_of("nop"), address=0, count=1) if method == "repeat" else getattr(body, method)()
+    return body
+
+
+@pytest.mark.parametrize(
+    "body, arguments, message",
+    [
+        ((), {}, "REPEAT's body must have at least 1 command, not 0"),
+        (("nop", "repeat"), {}, "REPEAT's body must have no REPEAT, as its command 1 is"),
+        (("nop",), {"count": 0}, "REPEAT.count must be from 1 to 4294967295, not 0"),
+        (("nop",), {"count": 1 << 32}, "REPEAT.count must be from 1 to 4294967295, not"),
+        (("nop",), {"address": 32}, "REPEAT.address must be a multiple of a record's 64 bytes, not 0x20"),
+        (("nop",), {"address": 32, "base": 1}, "REPEAT.address must be a multiple of a record's 64 bytes, not 0x20"),
+        (("nop",), {"base": 8}, "REPEAT.base must be from 0 to 7, not 8"),
+        (("nop", "nop"), {"address": (1 << 40) - 64}, r"REPEAT.address must leave room for 2 records below 2\^40, not"),
+        (("nop",), {"address": -64}, "REPEAT.address must be from 0 to .*, not -64"),
+        (("nop",), {"wait": 16}, "wait must name semaphores"),
+    ],
+)
+def test_bodies_that_are_refused(body, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Program(TINY).repeat(body_of(*body), **{"address": 0, "count": 1} | arguments)
+
+
+def test_a_body_of_another_core_is_refused():
+    with pytest.raises(ValueError, match="REPEAT's body must have this program's configuration, not NpuConfig"):
+        Program(TINY).repeat(body_of("nop", config=PRESETS["ecp5"]), address=0, count=1)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0, 5), "ADDRESS.number must be from 1 to 7, not 0"),
+        ((8, 5), "ADDRESS.number must be from 1 to 7, not 8"),
+        ((1, 1 << 64), r"ADDRESS.value must be from -2\^63 to 2\^64 - 1, not 18446744073709551616"),
+        ((1, -(1 << 63) - 1), r"ADDRESS.value must be from -2\^63 to"),
+    ],
+)
+def test_address_registers_that_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Program(TINY).address(*arguments)
+
+
 @pytest.mark.parametrize(
     "method, arguments, message",
     [

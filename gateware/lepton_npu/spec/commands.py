@@ -10,6 +10,7 @@ from enum import IntEnum
 from .config import RECORD_BYTES
 
 __all__ = [
+    "ADDRESS_REGISTERS",
     "COMMANDS",
     "Command",
     "Engine",
@@ -25,6 +26,8 @@ __all__ = [
 SEMAPHORES = 16
 SEMAPHORE_MAX = 255
 RECORD_WORDS = RECORD_BYTES // 4
+ADDRESS_REGISTERS = 7
+"""Address registers, of 64 bits, numbered from 1; number 0 stands for none, and reads 0."""
 
 
 class Engine(IntEnum):
@@ -44,6 +47,8 @@ class Opcode(IntEnum):
     NOP = 0x01
     FENCE = 0x02
     IRQ = 0x03
+    ADDRESS = 0x04
+    REPEAT = 0x05
     LOAD = 0x10
     STORE = 0x11
     QUANT = 0x20
@@ -113,6 +118,7 @@ class FaultCause(IntEnum):
     WATCHDOG = 9
     RING_OVERRUN = 10
     SEMAPHORE_OVERFLOW = 11
+    NESTED_REPEAT = 12
 
 
 @dataclass(frozen=True)
@@ -214,9 +220,18 @@ HEADER = (
 )
 
 
+def _register(name: str, doc: str, minimum: int = 0) -> Field:
+    """The number of an address register, at one place in all commands that name one."""
+    return Field(name, 0, 8, 3, doc, minimum=minimum, maximum=ADDRESS_REGISTERS)
+
+
+_BASE = _register("base", "Address register that is added to `address`, modulo 2^64; 0: none.")
+
+
 def _dma(verb: str, local: str) -> tuple[Field, ...]:
     return (
-        Field("address", 2, 0, 64, "Byte address of row 0 in memory; a multiple of the bus width."),
+        _BASE,
+        Field("address", 2, 0, 64, "Byte address of row 0 in memory; with the base a multiple of the bus width."),
         Field("local", 4, 0, 16, local),
         Field("rows", 4, 16, 16, f"Rows to {verb}.", minimum=1),
         Field("words", 5, 0, 16, "32-bit words in a row.", minimum=1),
@@ -246,6 +261,29 @@ COMMANDS: dict[Opcode, Command] = {
             Engine.CONTROL,
             "A FENCE that then stores its tag and raises the interrupt.",
             (Field("tag", 2, 0, 32, "Value for the TAG register."),),
+        ),
+        Command(
+            "ADDRESS",
+            Opcode.ADDRESS,
+            Engine.CONTROL,
+            "Sets an address register, or adds to it.",
+            (
+                _register("number", "The address register.", minimum=1),
+                Field("add", 0, 11, 1, "Add `value` to the register, modulo 2^64; else replace it."),
+                Field("value", 2, 0, 64, "The value; to subtract, its two's complement."),
+            ),
+        ),
+        Command(
+            "REPEAT",
+            Opcode.REPEAT,
+            Engine.CONTROL,
+            "Runs the records of a body outside the ring, all of them `count` times, then goes on behind itself.",
+            (
+                _BASE,
+                Field("address", 2, 0, 64, "Byte address of the body; with the base a multiple of 64."),
+                Field("records", 4, 0, 16, "Records of the body; none of them a REPEAT.", minimum=1),
+                Field("count", 5, 0, 32, "How many times the body runs.", minimum=1),
+            ),
         ),
         Command(
             "LOAD",

@@ -11,7 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from lepton_npu.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Command, Engine, FaultCause, Opcode, decode
+from lepton_npu.spec.commands import (
+    ADDRESS_REGISTERS,
+    SEMAPHORE_MAX,
+    SEMAPHORES,
+    Command,
+    Engine,
+    FaultCause,
+    Opcode,
+    decode,
+)
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 from numpy.typing import NDArray
 
@@ -24,20 +33,23 @@ from .iss_vector import prepare_vector
 __all__ = ["Iss", "IssFault"]
 
 _ENGINES = (Engine.LOAD, Engine.STORE, Engine.QUANT, Engine.MATMUL, Engine.VECTOR)
+_TRANSFERS = {Opcode.LOAD: prepare_load, Opcode.STORE: prepare_store}
 _PREPARE = {
-    Opcode.LOAD: prepare_load,
-    Opcode.STORE: prepare_store,
     Opcode.QUANT: prepare_quant,
     Opcode.MATMUL: prepare_matmul,
     Opcode.VECTOR: prepare_vector,
 }
 _CACHE_LIMIT = 1 << 14
 _COUNT_MASK = (1 << 32) - 1
+_ADDRESS_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
 class IssFault:
-    """The first fault: what, which engine, the command's index, and the address (0 where there is none)."""
+    """The first fault: what, which engine, the command's index, and the address (0 where there is none).
+
+    The index is the number of commands executed before it since reset, those of bodies included.
+    """
 
     cause: FaultCause
     engine: Engine
@@ -50,19 +62,39 @@ class IssFault:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A record after the decoder's checks; ``execute`` has all addresses computed."""
+    """A record after the decoder's checks.
+
+    ``execute`` has all local addresses computed; ``transfer`` is that of LOAD and STORE, and takes the byte address,
+    which ``address`` and register ``base`` give.
+    """
 
     command: Command
     fields: dict[str, int]
     waits: tuple[int, ...]
     posts: tuple[int, ...]
+    base: int
+    address: int
     execute: Callable[[CoreState], None] | None
+    transfer: Callable[[CoreState, int], None] | None
 
 
 @dataclass(frozen=True)
 class _Issued:
     index: int
     decoded: _Decoded
+    address: int
+
+
+@dataclass
+class _Loop:
+    """A REPEAT that runs: its index and posts, where it is, and the records that it has read."""
+
+    index: int
+    posts: tuple[int, ...]
+    address: int
+    left: int
+    body: list[_Decoded | None]
+    position: int = 0
 
 
 def _bits(mask: int) -> tuple[int, ...]:
@@ -87,7 +119,11 @@ class Iss:
     state : CoreState
         Vector memory, accumulators, tiles, exponents.
     head, tail : int
-        Records fetched, and announced, modulo 2^32.
+        Records of the ring fetched, and announced, modulo 2^32.
+    index : int
+        Index of the next command: records fetched, from the ring and from bodies, modulo 2^32.
+    registers : list of int
+        Address registers by number; number 0 is always 0.
     tag, irq : int, bool
         TAG register; interrupt line.
     fault : IssFault or None
@@ -121,14 +157,17 @@ class Iss:
         return self.state.memory
 
     def soft_reset(self):
-        """Clear engines, queues, semaphores, ring counts and fault; memories, ring and TAG keep their content."""
-        self.head = self.tail = 0
+        """Clear all but memories, ring and TAG: counts, semaphores, address registers, commands, a loop, the fault."""
+        self.head = self.tail = self.index = 0
+        self.registers = [0] * (ADDRESS_REGISTERS + 1)
         self.irq = False
         self.fault: IssFault | None = None
         self.semaphores = [0] * SEMAPHORES
         self.commands = dict.fromkeys(Opcode, 0)
         self._queues: dict[Engine, deque[_Issued]] = {engine: deque() for engine in _ENGINES}
         self._pending: _Issued | None = None
+        self._loop: _Loop | None = None
+        self._ending: _Loop | None = None  # its last record has been fetched
 
     def start(self, ring: int, ring_log2: int):
         """Set the ring: byte address, and log2 of its records."""
@@ -140,7 +179,7 @@ class Iss:
         """Announce records up to count ``tail``; RING_OVERRUN if that is more than a ring ahead of ``head``."""
         self.tail = tail & _COUNT_MASK
         if (self.tail - self.head) & _COUNT_MASK > 1 << self.ring_log2 and self.fault is None:
-            self._stop(FaultCause.RING_OVERRUN, Engine.CONTROL, self.head, 0)
+            self._stop(FaultCause.RING_OVERRUN, Engine.CONTROL, self.index, 0)
 
     def run(self, ring: int | None = None, ring_log2: int = 16, records: int = 0) -> IssFault | None:
         """Run until nothing is left to do, or to the first fault, which is returned.
@@ -180,7 +219,7 @@ class Iss:
             if self._pending is not None:
                 waiting.append(self._pending)
             if waiting:
-                oldest = min(waiting, key=lambda issued: (issued.index - self.head) & _COUNT_MASK)
+                oldest = min(waiting, key=lambda issued: (issued.index - self.index) & _COUNT_MASK)
                 self._stop(FaultCause.WATCHDOG, oldest.decoded.command.engine, oldest.index, 0)
         return self.fault
 
@@ -189,14 +228,44 @@ class Iss:
         self.irq = True
 
     def _can_fetch(self) -> bool:
-        return self._pending is None and self.head != self.tail
+        return self._pending is None and (self._loop is not None or self.head != self.tail)
 
     def _fetch(self):
-        """Read and decode the next record."""
-        address = self.ring + RECORD_BYTES * (self.head & (1 << self.ring_log2) - 1)
-        if not self.state.holds(address, RECORD_BYTES):
-            self._stop(FaultCause.BUS_FETCH, Engine.CONTROL, self.head, address)
+        """Read and decode the next record, of the body that runs or of the ring."""
+        loop = self._loop
+        if loop is None:
+            decoded = self._read(self.ring + RECORD_BYTES * (self.head & (1 << self.ring_log2) - 1))
+        else:
+            decoded = loop.body[loop.position]
+            if decoded is None:  # A body does not change while it runs.
+                decoded = self._read((loop.address + RECORD_BYTES * loop.position) & _ADDRESS_MASK)
+                loop.body[loop.position] = decoded
+        if decoded is None:
             return
+        address = (decoded.address + self.registers[decoded.base]) & _ADDRESS_MASK
+        if decoded.command.opcode == Opcode.REPEAT:
+            if loop is not None:
+                self._stop(FaultCause.NESTED_REPEAT, Engine.CONTROL, self.index, 0)
+                return
+            if address % RECORD_BYTES:
+                self._stop(FaultCause.MISALIGNED, Engine.CONTROL, self.index, address)
+                return
+        self._pending = _Issued(self.index, decoded, address)
+        self.index = (self.index + 1) & _COUNT_MASK
+        if loop is None:
+            self.head = (self.head + 1) & _COUNT_MASK
+            return
+        loop.position += 1
+        if loop.position == len(loop.body):
+            loop.position, loop.left = 0, loop.left - 1
+            if not loop.left:
+                self._loop, self._ending = None, loop
+
+    def _read(self, address: int) -> _Decoded | None:
+        """The record at a byte address; None after a fault."""
+        if not self.state.holds(address, RECORD_BYTES):
+            self._stop(FaultCause.BUS_FETCH, Engine.CONTROL, self.index, address)
+            return None
         start = address - self.state.base
         record = self.state.memory[start : start + RECORD_BYTES].tobytes()
         decoded = self._cache.get(record)
@@ -204,25 +273,27 @@ class Iss:
             try:
                 decoded = self._decode(record)
             except ValueError as error:
-                self._stop(error.args[0], Engine.CONTROL, self.head, 0)
-                return
+                self._stop(error.args[0], Engine.CONTROL, self.index, 0)
+                return None
             if len(self._cache) >= _CACHE_LIMIT:
                 self._cache.clear()
             self._cache[record] = decoded
-        self._pending = _Issued(self.head, decoded)
-        self.head = (self.head + 1) & _COUNT_MASK
+        return decoded
 
     def _decode(self, record: bytes) -> _Decoded:
         command, fields = decode(record)
         if command.opcode == Opcode.VECTOR and max(fields["lane_bcast"], fields["lane_xor"]) >= self.config.side:
             raise ValueError(FaultCause.ILLEGAL_FIELD, f"lane masks must be below {self.config.side}")
         execute: Callable[[CoreState], None] | None = None
+        transfer = _TRANSFERS[command.opcode](self.config, fields) if command.opcode in _TRANSFERS else None
         if prepare := _PREPARE.get(command.opcode):
             try:
                 execute = prepare(self.config, fields)
             except EngineFaultError as fault:
                 execute = _raiser(fault)
-        return _Decoded(command, fields, _bits(fields["wait"]), _bits(fields["post"]), execute)
+        waits, posts = _bits(fields["wait"]), _bits(fields["post"])
+        base, address = fields.get("base", 0), fields.get("address", 0)
+        return _Decoded(command, fields, waits, posts, base, address, execute, transfer)
 
     def _available(self, decoded: _Decoded) -> bool:
         return all(self.semaphores[number] for number in decoded.waits)
@@ -243,6 +314,9 @@ class Iss:
             self._complete(issued)
         else:
             self._queues[issued.decoded.command.engine].append(issued)
+        if (loop := self._ending) is not None and self.fault is None:
+            self._ending = None
+            self._post(loop.posts, Engine.CONTROL, loop.index)
 
     def _can_run(self, engine: Engine) -> bool:
         queue = self._queues[engine]
@@ -254,22 +328,36 @@ class Iss:
     def _complete(self, issued: _Issued):
         """Take semaphores, act, post."""
         decoded = issued.decoded
+        opcode = decoded.command.opcode
         for number in decoded.waits:
             self.semaphores[number] -= 1
-        if decoded.execute is not None:
-            try:
+        try:
+            if decoded.execute is not None:
                 decoded.execute(self.state)
-            except EngineFaultError as fault:
-                self._stop(fault.cause, decoded.command.engine, issued.index, fault.address)
-                return
-        elif decoded.command.opcode == Opcode.IRQ:
+            elif decoded.transfer is not None:
+                decoded.transfer(self.state, issued.address)
+        except EngineFaultError as fault:
+            self._stop(fault.cause, decoded.command.engine, issued.index, fault.address)
+            return
+        self.commands[opcode] += 1
+        if opcode == Opcode.REPEAT:
+            body: list[_Decoded | None] = [None] * decoded.fields["records"]
+            self._loop = _Loop(issued.index, decoded.posts, issued.address, decoded.fields["count"], body)
+            return  # posts when the last record has been handed out
+        if opcode == Opcode.IRQ:
             self.tag = decoded.fields["tag"]
             self.irq = True
-        self.commands[decoded.command.opcode] += 1
-        for number in decoded.posts:
+        elif opcode == Opcode.ADDRESS:
+            number, value = decoded.fields["number"], decoded.fields["value"]
+            before = self.registers[number] if decoded.fields["add"] else 0
+            self.registers[number] = (before + value) & _ADDRESS_MASK
+        self._post(decoded.posts, decoded.command.engine, issued.index)
+
+    def _post(self, numbers: tuple[int, ...], engine: Engine, index: int):
+        for number in numbers:
             self.semaphores[number] += 1
             if self.semaphores[number] > SEMAPHORE_MAX:
-                self._stop(FaultCause.SEMAPHORE_OVERFLOW, decoded.command.engine, issued.index, 0)
+                self._stop(FaultCause.SEMAPHORE_OVERFLOW, engine, index, 0)
                 return
 
 

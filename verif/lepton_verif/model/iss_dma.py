@@ -2,6 +2,8 @@
 
 Order of the checks: MISALIGNED (address, then stride); then for each row ADDRESS_RANGE, LOCAL_RANGE, BUS_READ or
 BUS_WRITE. Rows before the first bad one are transferred, nothing of the bad one is.
+
+A plan is made without the command's address, which may come from an address register: it is given at execution.
 """
 
 from collections.abc import Callable
@@ -15,26 +17,22 @@ from .iss_state import CoreState, EngineFaultError
 
 __all__ = ["prepare_load", "prepare_store"]
 
-Execute = Callable[[CoreState], None]
+Transfer = Callable[[CoreState, int], None]
 
 
 class _Transfer:
-    """Addresses of a LOAD or STORE."""
+    """Everything about a LOAD or STORE but the byte address of its row 0."""
 
     def __init__(self, config: NpuConfig, f: dict[str, int], store: bool):
-        for value in (f["address"], f["stride"]):
-            if value % config.bus_bytes:
-                raise EngineFaultError(FaultCause.MISALIGNED, f["address"])
         self.config, self.store = config, store
-        self.rows, self.bytes = f["rows"], 4 * f["words"]
-        self.address, self.stride = f["address"], f["stride"]
+        self.rows, self.bytes, self.stride = f["rows"], 4 * f["words"], f["stride"]
         self.length = -(-f["words"] // config.side)
         self.local = nest(f["local"], (f["rows"], f["local_stride"]), (self.length, 1))
         self.local = np.broadcast_to(self.local, (self.rows, self.length))
         self.index = as_slice(self.local)
-        last = self.address + (self.rows - 1) * self.stride
-        self.low, self.high = min(self.address, last), max(self.address, last) + self.bytes
-        self.valid = self.low >= 0 and self.high <= 1 << config.addr_width and self._local_valid(self.local).all()
+        last = (self.rows - 1) * self.stride
+        self.low, self.high = min(0, last), max(0, last) + self.bytes
+        self.local_good = bool(self._local_valid(self.local).all())
         self.overlapping = abs(self.stride) < self.bytes and self.rows > 1
 
     def _local_valid(self, addresses: np.ndarray) -> np.ndarray:
@@ -42,13 +40,17 @@ class _Transfer:
             return is_local(self.config, addresses)
         return (addresses >= 0) & (addresses < self.config.vmem_rows)
 
-    def good_rows(self, state: CoreState) -> tuple[int, EngineFaultError | None]:
-        """Rows before the first fault, and that fault."""
-        if self.valid and state.holds(self.low, self.high - self.low):
+    def good_rows(self, state: CoreState, start: int) -> tuple[int, EngineFaultError | None]:
+        """Rows before the first fault, and that fault, of the transfer from byte ``start`` on."""
+        if start % self.config.bus_bytes or self.stride % self.config.bus_bytes:
+            return 0, EngineFaultError(FaultCause.MISALIGNED, start)
+        low, high = start + self.low, start + self.high
+        top = 1 << self.config.addr_width
+        if self.local_good and low >= 0 and high <= top and state.holds(low, high - low):
             return self.rows, None
         for row in range(self.rows):
-            address = self.address + row * self.stride
-            if address < 0 or address + self.bytes > 1 << self.config.addr_width:
+            address = start + row * self.stride
+            if address < 0 or address + self.bytes > top:
                 return row, EngineFaultError(FaultCause.ADDRESS_RANGE, address)
             valid = self._local_valid(self.local[row])
             if not valid.all():
@@ -57,21 +59,21 @@ class _Transfer:
                 return row, EngineFaultError(FaultCause.BUS_WRITE if self.store else FaultCause.BUS_READ, address)
         raise AssertionError("the extremes of a linear sequence are its bounds")
 
-    def memory_rows(self, state: CoreState, rows: int) -> np.ndarray:
+    def memory_rows(self, state: CoreState, start: int, rows: int) -> np.ndarray:
         """The bytes of the first ``rows`` rows in memory, as a view."""
-        start = self.address - state.base
-        return np.lib.stride_tricks.as_strided(state.memory[start:], (rows, self.bytes), (self.stride, 1))
+        shape, strides = (rows, self.bytes), (self.stride, 1)
+        return np.ndarray(shape, np.uint8, state.memory, start - state.base, strides)
 
 
-def prepare_load(config: NpuConfig, f: dict[str, int]) -> Execute:
+def prepare_load(config: NpuConfig, f: dict[str, int]) -> Transfer:
     """Rows of memory to the vector memory."""
     t = _Transfer(config, f, store=False)
     width = t.length * config.row_bytes
 
-    def execute(state: CoreState):
-        rows, fault = t.good_rows(state)
+    def execute(state: CoreState, address: int):
+        rows, fault = t.good_rows(state, address)
         if rows:
-            data = t.memory_rows(state, rows)
+            data = t.memory_rows(state, address, rows)
             if width != t.bytes:
                 padded = np.zeros((rows, width), np.uint8)
                 padded[:, : t.bytes] = data
@@ -85,21 +87,21 @@ def prepare_load(config: NpuConfig, f: dict[str, int]) -> Execute:
     return execute
 
 
-def prepare_store(config: NpuConfig, f: dict[str, int]) -> Execute:
+def prepare_store(config: NpuConfig, f: dict[str, int]) -> Transfer:
     """Local rows to memory."""
     t = _Transfer(config, f, store=True)
 
-    def execute(state: CoreState):
-        rows, fault = t.good_rows(state)
+    def execute(state: CoreState, address: int):
+        rows, fault = t.good_rows(state, address)
         if rows:
             words = state.local[t.index if rows == t.rows else t.local[:rows].reshape(-1)]
             data = words.astype("<u4", copy=False).reshape(rows, -1).view(np.uint8)[:, : t.bytes]
             if t.overlapping:  # In order, so that the last row stays.
                 for row in range(rows):
-                    start = t.address + row * t.stride - state.base
+                    start = address + row * t.stride - state.base
                     state.memory[start : start + t.bytes] = data[row]
             else:
-                t.memory_rows(state, rows)[...] = data
+                t.memory_rows(state, address, rows)[...] = data
         if fault:
             raise fault
 
