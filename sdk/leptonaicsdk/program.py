@@ -74,6 +74,11 @@ class Program:
         """The commands as they stand in a ring, 64 bytes each."""
         return b"".join(COMMANDS[command.opcode].pack(**command.fields) for command in self._commands)
 
+    def semaphores(self, number: int) -> tuple[int, int]:
+        """Masks of the semaphores that command ``number`` waits for, and posts to."""
+        fields = self._commands[number].fields
+        return fields["wait"], fields["post"]
+
     def add_post(self, number: int, semaphores: Semaphores):
         """Let command ``number`` post to ``semaphores`` as well."""
         self._commands[number].fields["post"] |= _mask("post", semaphores)

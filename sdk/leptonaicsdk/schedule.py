@@ -75,6 +75,10 @@ class Schedule:
             self._users[region].writer = number
             self._users[region].readers.clear()
 
+    def pass_over(self):
+        """Account for a command of the decoder, which was just added and orders nothing."""
+        self._done_before.append({})
+
     def _need(self, needs: dict[Engine, int], number: int):
         if number >= 0:
             engine = self.program.engine(number)

@@ -1,0 +1,1 @@
+"""The compiler of training and inference programs for dense networks."""

@@ -1,0 +1,168 @@
+"""The forward pass: samples in, products, activations, softmax."""
+
+from lepton_npu.spec.commands import Format, VectorOp
+
+from leptonaicsdk.network import Activation
+from leptonaicsdk.schedule import Region
+
+from .buffers import Buffers
+from .emitter import INPUT, Emitter, View
+from .layout import Chunk
+
+__all__ = ["Forward"]
+
+_FUNCTIONS = {Activation.SIGMOID: VectorOp.SIGMOID, Activation.TANH: VectorOp.TANH}
+
+
+class Forward:
+    """Emits the forward pass of a batch.
+
+    Parameters
+    ----------
+    emitter : Emitter
+    buffers : Buffers
+    sample_stride : int
+        Bytes from one sample to the next in memory.
+    scale : float
+        Factor of the samples on their way in.
+    clip : tuple of two floats, or None
+        Samples below the first or above the second become it (before the factor).
+    """
+
+    def __init__(
+        self, emitter: Emitter, buffers: Buffers, sample_stride: int, scale: float, clip: tuple[float, float] | None = None
+    ):
+        self.emitter, self.buffers, self.persistent = emitter, buffers, buffers.persistent
+        self.side, self.precision = self.persistent.config.side, self.persistent.precision
+        self.sample_stride, self.scale, self.clip = sample_stride, scale, clip
+        self.batch, self.high = buffers.batch, buffers.high
+
+    # ---- Samples.
+
+    def load_samples(self, chunk: Chunk):
+        """A chunk of a batch's samples from memory, at the address in register INPUT."""
+        buffers, bytes_in = self.buffers, self.buffers.bytes_in
+        target = (buffers.packed if bytes_in else buffers.inputs)[chunk.index % 2]
+        size = 1 if bytes_in else 4
+        self.emitter.load(
+            target, register=INPUT, address=chunk.row * size, stride=self.sample_stride, rows=self.batch,
+            words=-(-chunk.rows * size // 4), local=target.start,
+            local_stride=-(-chunk.tiles // 4) if bytes_in else chunk.tiles,
+        )  # fmt: skip
+
+    def convert_samples(self, chunk: Chunk):
+        """What was loaded, in binary32, clipped and scaled."""
+        buffers, count = self.buffers, (chunk.tiles, self.batch)
+        if buffers.bytes_in:
+            target = buffers.inputs[0]
+            source = View.of(buffers.packed[chunk.index % 2], stride1=-(-chunk.tiles // 4))
+            form = Format.U8
+        else:
+            target = buffers.inputs[chunk.index % 2]
+            source, form = View.of(target, stride1=chunk.tiles), Format.F32
+        rows = View.of(target, stride1=chunk.tiles)
+        if self.clip is not None:
+            self.emitter.vector(VectorOp.MAX, rows, source, self.clip[0], count=count, a_format=form)
+            self.emitter.vector(VectorOp.MIN, rows, rows, self.clip[1], count=count)
+            source, form = rows, Format.F32
+        if form != Format.F32 or self.scale != 1.0:
+            self.emitter.muladd(rows, source, self.scale, 0.0, count=count, a_format=form)
+
+    def quantise_samples(self, chunk: Chunk):
+        """Tiles of a chunk."""
+        buffers = self.buffers
+        source = buffers.inputs[0 if buffers.bytes_in else chunk.index % 2]
+        tiles = buffers.tiles[0]
+        self.emitter.quant(
+            [source], [buffers.input_tiles(chunk)], self.precision, source=source.start, source_stride=chunk.tiles,
+            rows=self.batch, cols=chunk.rows, tile=tiles.start + chunk.first * self.high, tile_stride=self.high,
+            limb_stride=self.high * tiles.wide,
+        )  # fmt: skip
+
+    # ---- Layers.
+
+    def products(self, l: int, chunk: Chunk):
+        """A chunk of the contraction of layer l."""
+        buffers, layer = self.buffers, self.persistent.layers[l]
+        tiles, weights, sums = buffers.tiles[l], self.persistent.tiles[l], buffers.sums[l]
+        inputs = buffers.input_tiles(chunk) if l == 0 else tiles.region
+        self.emitter.matmul(
+            [inputs, buffers.weight_tiles(l, chunk)], sums, self.precision, self.precision,
+            accumulate=int(chunk.first > 0), k_tiles=chunk.tiles, n_tiles=layer.n_tiles,
+            a_tile=tiles.start + chunk.first * self.high, a_k_stride=self.high, a_stride0=1,
+            a_limb_stride=self.high * tiles.wide,
+            b_tile=weights.start + chunk.first, b_k_stride=1, b_n_stride=layer.k_tiles,
+            b_limb_stride=layer.k_tiles * layer.n_tiles,
+            acc=sums.start, acc_n_stride=1, acc_stride0=layer.n_tiles, rows=self.batch, count0=self.batch,
+        )  # fmt: skip
+
+    def activate(self, l: int):
+        """Bias and activation of layer l, in binary32; softmax is on its own."""
+        buffers, layer = self.buffers, self.persistent.layers[l]
+        activation = self.persistent.network.layers[l].activation
+        count, wide = (layer.n_tiles, self.batch), layer.n_tiles
+        bias = View((buffers.slot(0, l, buffers.chunks[l][-1]),), self.persistent.bias_row(l))
+        outputs = View.of(buffers.outputs[l], stride1=wide)
+        relu = int(activation == Activation.RELU)
+        self.emitter.muladd(outputs, View.of(buffers.sums[l], stride1=wide), 1.0, bias, count=count, relu=relu)
+        if activation in _FUNCTIONS:
+            self.emitter.vector(_FUNCTIONS[activation], outputs, outputs, count=count)
+
+    def quantise_outputs(self, l: int):
+        """Tiles of layer l's outputs, for layer l + 1."""
+        buffers, layer = self.buffers, self.persistent.layers[l]
+        tiles = buffers.tiles[l + 1]
+        self.emitter.quant(
+            [buffers.outputs[l]], [tiles.region], self.precision, source=buffers.outputs[l].start,
+            source_stride=layer.n_tiles, rows=self.batch, cols=layer.units, tile=tiles.start, tile_stride=self.high,
+            limb_stride=self.high * tiles.wide,
+        )  # fmt: skip
+
+    def layers(self, first: int = 0):
+        """All layers from ``first`` on; softmax not included."""
+        last = len(self.persistent.layers) - 1
+        for l in range(first, last + 1):
+            for chunk in self.buffers.chunks[l]:
+                self.products(l, chunk)
+            self.activate(l)
+            if l < last:
+                self.quantise_outputs(l)
+
+    # ---- Softmax.
+
+    def softmax(self) -> Region:
+        """Softmax of the last layer's outputs, in place; returns the rows of each sample's greatest probability."""
+        buffers, e = self.buffers, self.emitter
+        wide, batch = self.persistent.layers[-1].n_tiles, self.batch
+        outputs = View.of(buffers.outputs[-1], stride1=wide)
+        count = (wide, batch)
+        row = buffers.scratch[2]
+        each = View((row,), row.start, 0, 1)
+        self.reduce(VectorOp.MAX, buffers.outputs[-1], row)
+        e.muladd(outputs, outputs, 1.0, each, count=count, negate_c=1)
+        e.vector(VectorOp.EXP, outputs, outputs, count=count)
+        self.reduce(VectorOp.MULADD, buffers.outputs[-1], row)
+        # The greatest exponential is exp(0) = 1: the reciprocal of the sum is the greatest probability.
+        e.vector(VectorOp.RECIP, View.of(row), View.of(row), count=(batch, 1))
+        e.muladd(outputs, outputs, each, 0.0, count=count)
+        return row
+
+    def reduce(self, op: VectorOp, source: Region, target: Region):
+        """Greatest (MAX) or sum (MULADD) of the lanes of each sample of ``source``, in all lanes of its ``target`` row.
+
+        The order of a sum: columns of tiles ascending, then lanes whose numbers differ in bit 0, 1 and so on.
+        """
+        wide, batch = self.persistent.layers[-1].n_tiles, self.batch
+        out = View.of(target)
+        steps: list[tuple[View, View, int]] = []
+        for column in range(1, wide):
+            left = out if column > 1 else View.of(source, stride0=wide)
+            steps.append((left, View.of(source, column, wide), 0))
+        for bit in range(self.persistent.config.side_bits):
+            operand = View.of(source) if wide == 1 and bit == 0 else out
+            steps.append((operand, operand, 1 << bit))
+        for a, other, xor in steps:
+            if op == VectorOp.MAX:
+                self.emitter.vector(op, out, a, other, count=(batch, 1), lane_xor=xor)
+            else:
+                self.emitter.muladd(out, a, 1.0, other, count=(batch, 1), lane_xor=xor)

@@ -1,0 +1,289 @@
+"""Whole programs: a training step, an inference step, the sum of losses, and the way in and out of parameters."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lepton_npu.spec.commands import Format, VectorOp
+from lepton_npu.spec.config import NpuConfig
+
+from leptonaicsdk.network import Activation, Loss, Optimizer
+from leptonaicsdk.schedule import Region, Schedule
+
+from .backward import Backward, Targets, requantise
+from .buffers import Buffers, choose_buffers
+from .emitter import INPUT, RATE, RESULT, TARGET, Emitter, View
+from .forward import Forward
+from .layout import Persistent
+from .loop import LoopBody, loop_body
+from .update import update
+
+__all__ = ["SUM_ROWS", "Looped", "Strides", "inference_step", "loss_sum", "training_step", "transfer"]
+
+SUM_ROWS = 64
+"""Local rows of results that one iteration of `loss_sum` adds up."""
+_ROW_WORDS = 4096  # of a transfer's row: long bursts, and few rows
+
+
+@dataclass(frozen=True)
+class Strides:
+    """Bytes in memory from one sample to the next: of the samples, their targets, their results; bytes of a rate."""
+
+    sample: int
+    target: int
+    result: int
+    rate: int
+
+
+@dataclass(frozen=True)
+class Looped:
+    """A program: what runs once before the loop, the loop's body, what runs once after it."""
+
+    before: bytes
+    body: LoopBody
+    after: bytes
+    buffers: Buffers | None = None
+
+
+def _straight(config: NpuConfig, emit: Callable[[Emitter], None]) -> bytes:
+    schedule = Schedule(config)
+    emit(Emitter(config, schedule))
+    return schedule.program.records()
+
+
+class _Batch:
+    """What training and inference have in common: samples that are prepared a batch ahead."""
+
+    def __init__(
+        self, persistent: Persistent, buffers: Buffers, strides: Strides, scale: float, clip: tuple[float, float] | None
+    ):
+        self.persistent, self.buffers, self.strides = persistent, buffers, strides
+        self.scale, self.clip = scale, clip
+
+    def forward(self, e: Emitter) -> Forward:
+        return Forward(e, self.buffers, self.strides.sample, self.scale, self.clip)
+
+    def first_samples(self, e: Emitter):
+        """Prepare the first batch, and point to the next."""
+        forward = self.forward(e)
+        for chunk in self.buffers.chunks[0]:
+            forward.load_samples(chunk)
+            forward.convert_samples(chunk)
+            forward.quantise_samples(chunk)
+        e.advance(INPUT, self.buffers.batch * self.strides.sample)
+
+    def begin_next(self, forward: Forward):
+        """Loads of the next batch that can start at once."""
+        for chunk in self.buffers.chunks[0][:2]:
+            forward.load_samples(chunk)
+
+    def next_samples(self, forward: Forward, index: int):
+        """Prepare chunk ``index`` of the next batch, in place of this batch's."""
+        chunks = self.buffers.chunks[0]
+        forward.convert_samples(chunks[index])
+        forward.quantise_samples(chunks[index])
+        if index + 2 < len(chunks):
+            forward.load_samples(chunks[index + 2])
+
+    def advance(self, e: Emitter, *, targets: bool, rate: bool, result: bool):
+        batch, strides = self.buffers.batch, self.strides
+        e.advance(INPUT, batch * strides.sample)
+        if targets:
+            e.advance(TARGET, batch * strides.target)
+        if rate:
+            e.advance(RATE, strides.rate)
+        if result:
+            e.advance(RESULT, batch * strides.result)
+
+
+def training_step(
+    persistent: Persistent, batch: int, loss: Loss, optimizer: Optimizer, strides: Strides, *, bytes_in: bool,
+    scale: float = 1.0, clip: tuple[float, float] | None = None,
+) -> Looped:  # fmt: skip
+    """Forward, backward and update of a batch; the next one's samples are loaded and quantised meanwhile.
+
+    The order of the commands is that in which they can start: a chunk's gradient, then its update, then its tiles,
+    from the last layer to the first, whose tiles the next step needs first.
+    """
+    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    buffers = choose_buffers(persistent, batch, bytes_in=bytes_in, training=True, labels=labels, scratch=4)
+    work = _Batch(persistent, buffers, strides, scale, clip)
+    last = len(persistent.layers) - 1
+    total = sum(len(chunks) for chunks in buffers.chunks)
+
+    def emit(schedule: Schedule):
+        e = Emitter(persistent.config, schedule)
+        forward = work.forward(e)
+        targets = Targets(forward, loss, strides.target, strides.result)
+        backward = Backward(targets)
+        targets.load()
+        rate = persistent.rate
+        e.load(rate, register=RATE, address=0, rows=1, words=persistent.config.side, local=rate.start)
+        work.begin_next(forward)
+        forward.layers()
+        greatest = forward.softmax() if labels else None
+        targets.difference(greatest)
+        backward.output_delta()
+        for l in range(last - 1, -1, -1):
+            backward.hidden_delta(l)
+        targets.report()
+        half = total % 2  # so that the last chunk's gradient is in half 1, and the first layer's sums, in 0, are free
+        for l in range(last, -1, -1):
+            for chunk in buffers.chunks[l]:
+                backward.gradient(l, chunk, buffers.gradients[half])
+                if l == 0:
+                    work.next_samples(forward, chunk.index)
+                update(e, buffers, optimizer, l, chunk, buffers.gradients[half])
+                backward.requantise(l, chunk)
+                half ^= 1
+        work.advance(e, targets=True, rate=True, result=True)
+
+    before = _straight(persistent.config, work.first_samples)
+    return Looped(before, loop_body(persistent.config, emit), b"", buffers)
+
+
+def inference_step(
+    persistent: Persistent, batch: int, strides: Strides, *, bytes_in: bool, loss: Loss | None = None,
+    scale: float = 1.0, clip: tuple[float, float] | None = None,
+) -> Looped:  # fmt: skip
+    """Forward pass of a batch. With a loss, each sample's result is that of `Targets.report`, else its outputs."""
+    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
+    buffers = choose_buffers(
+        persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=4 if loss or softmax else 0
+    )
+    work = _Batch(persistent, buffers, strides, scale, clip)
+    last = persistent.layers[-1]
+
+    def emit(schedule: Schedule):
+        e = Emitter(persistent.config, schedule)
+        forward = work.forward(e)
+        work.begin_next(forward)
+        targets = None
+        if loss:
+            targets = Targets(forward, loss, strides.target, strides.result)
+            targets.load()
+        for chunk in buffers.chunks[0]:
+            forward.products(0, chunk)
+            work.next_samples(forward, chunk.index)
+        forward.activate(0)
+        if last.index:
+            forward.quantise_outputs(0)
+            forward.layers(1)
+        greatest = forward.softmax() if softmax else None
+        if targets is not None:
+            targets.difference(greatest if labels else None)
+            targets.report()
+        else:
+            outputs = buffers.outputs[-1]
+            e.store(
+                [outputs], register=RESULT, address=0, stride=strides.result, rows=batch, words=last.units,
+                local=outputs.start, local_stride=last.n_tiles,
+            )  # fmt: skip
+        work.advance(e, targets=targets is not None, rate=False, result=True)
+
+    before = _straight(persistent.config, work.first_samples)
+    return Looped(before, loop_body(persistent.config, emit), b"", buffers)
+
+
+def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
+    """Sum of the losses in `Targets.report`'s results, `SUM_ROWS` local rows an iteration, and how many are correct.
+
+    The two sums are stored as words 0 and 1 at register TARGET. With softmax the loss of a sample is -log of its label's
+    probability p, at least 1e-7 as in Keras. There is no logarithm in the vector unit: n = -log(p) is the zero of
+    p e^n - 1, found by three Newton steps n -= p e^n - 1 from the binary32 word of p read as an integer, which is
+    2^23 (log2(p) + 127) to within 0.09 * 2^23 (J. N. Mitchell, "Computer Multiplication and Division Using Binary
+    Logarithms", IRE Trans. EC-11, 1962). The error is 0.043 * ln 2 at first, and after a step at most half its square.
+    A sample is correct if no other class has a greater probability than its label.
+    """
+    config = persistent.config
+    spaces = persistent.copy_spaces()
+    pairs, losses, hits, work, total, right = (
+        spaces.vmem.take("losses", SUM_ROWS) for _ in range(6)
+    )
+    constants, wide = persistent.constants, persistent.layers[-1].n_tiles
+    even = View.of(constants, 2 * wide + 1, 0)
+    lane0 = View.of(constants, 2 * wide, 0)
+    count = (SUM_ROWS, 1)
+    row_bytes = config.row_bytes
+
+    def zero(e: Emitter):
+        for region in (total, right):
+            e.muladd(View.of(region), even, 0.0, 0.0, count=count)
+
+    def emit(schedule: Schedule):
+        e = Emitter(config, schedule)
+        e.load(pairs, register=RESULT, address=0, rows=1, words=SUM_ROWS * config.side, local=pairs.start)
+        each, n, hit, scratch = (View.of(region) for region in (pairs, losses, hits, work))
+        if loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+            e.vector(VectorOp.LE, hit, each, each, count=count, lane_xor=1)
+            e.vector(VectorOp.MAX, each, each, 1e-7, count=count)
+            slope = -math.log(2) / (1 << 23)
+            e.muladd(n, each, slope, (127 - 0.043) * math.log(2), count=count, a_format=Format.I32)
+            for _ in range(3):
+                e.vector(VectorOp.EXP, scratch, n, count=count)
+                e.muladd(scratch, scratch, each, -1.0, count=count)
+                e.muladd(n, scratch, -1.0, n, count=count)
+            e.muladd(View.of(total), n, even, View.of(total), count=count)
+            e.muladd(View.of(right), hit, even, View.of(right), count=count)
+        else:
+            e.muladd(View.of(total), each, even, View.of(total), count=count)
+        e.advance(RESULT, SUM_ROWS * row_bytes)
+
+    def finish(e: Emitter):
+        for region in (total, right):
+            rows = SUM_ROWS
+            while rows > 1:
+                rows //= 2
+                first = View.of(region)
+                e.muladd(first, View.of(region, rows), 1.0, first, count=(rows, 1))
+            for bit in range(config.side_bits):
+                first = View.of(region)
+                e.muladd(first, first, 1.0, first, count=(1, 1), lane_xor=1 << bit)
+        e.vector(VectorOp.SELECT, View.of(total), lane0, View.of(total), View.of(right), count=(1, 1))
+        e.store([total], register=TARGET, address=0, rows=1, words=2, local=total.start)
+
+    return Looped(_straight(config, zero), loop_body(config, emit), _straight(config, finish))
+
+
+def transfer(persistent: Persistent, regions: list[Region], *, store: bool, quantise: bool = False) -> bytes:
+    """All rows of ``regions``, one behind another in memory at register INPUT, into the chip or out of it.
+
+    With ``quantise`` the weights and the tile of ones are quantised as well.
+    """
+    config = persistent.config
+    side = config.side
+
+    def emit(e: Emitter):
+        offset = 0
+        for region in regions:
+            block = _ROW_WORDS // side
+            for first, rows, count in (
+                (0, region.size // block, block),
+                (region.size // block * block, 1, region.size % block),
+            ):
+                if rows and count:
+                    fields = {
+                        "register": INPUT, "address": offset + first * config.row_bytes, "stride": block * config.row_bytes,
+                        "rows": rows, "words": count * side, "local": region.start + first, "local_stride": block,
+                    }  # fmt: skip
+                    if store:
+                        e.store([region], **fields)
+                    else:
+                        e.load(region, **fields)
+            offset += region.size * config.row_bytes
+        if quantise:
+            e.program.fence()
+            e.schedule.pass_over()
+            ones, row = persistent.ones, persistent.constants.start + 2 * persistent.layers[-1].n_tiles + 2
+            e.program.quant(precision=0, source=row, rows=1, cols=side, tile=ones.start)
+            e.schedule.pass_over()
+            for layer, tiles in zip(persistent.layers, persistent.tiles):
+                e.program.quant(
+                    precision=persistent.precision, source=persistent.slots[0].start + persistent.first_row[layer.index],
+                    source_stride=layer.n_tiles, rows=layer.inputs, cols=layer.units, tile=tiles.start,
+                    tile_stride=layer.k_tiles, limb_stride=layer.k_tiles * layer.n_tiles,
+                )  # fmt: skip
+                e.schedule.pass_over()
+
+    return _straight(config, emit)
