@@ -74,6 +74,12 @@ class Program:
         """The commands as they stand in a ring, 64 bytes each."""
         return b"".join(COMMANDS[command.opcode].pack(**command.fields) for command in self._commands)
 
+    def part(self, commands: range) -> "Program":
+        """A program of some of these commands."""
+        part = Program(self.config)
+        part._commands = [_Command(c.opcode, dict(c.fields)) for c in (self._commands[i] for i in commands)]
+        return part
+
     def semaphores(self, number: int) -> tuple[int, int]:
         """Masks of the semaphores that command ``number`` waits for, and posts to."""
         fields = self._commands[number].fields

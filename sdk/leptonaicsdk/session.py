@@ -212,8 +212,9 @@ class Session:
 
     # ---- Programs.
 
-    def _place(self, records: bytes) -> int:
-        """Byte address of records in the memory's part for code."""
+    def _place(self, program: Program) -> int:
+        """Byte address of a program's records in the memory's part for code."""
+        records = program.records()
         if records not in self._placed:
             end = self._code + len(records)
             if end > self._code_end:
@@ -223,7 +224,7 @@ class Session:
             self._code = end
         return self._placed[records]
 
-    def _launch(self, registers: dict[int, int], *, once: bytes = b"", looped: list[tuple[Looped, int, dict[int, int]]] = ()):
+    def _launch(self, registers: dict[int, int], *, once: Program | None = None, looped: list[tuple[Looped, int, dict[int, int]]] = ()):
         """Run records, or loops with their counts and address registers (offsets in memory) one after another."""
         ring = Program(self.config)
 
@@ -231,12 +232,12 @@ class Session:
             for register, offset in values.items():
                 ring.address(register=register, value=self.backend.base + offset)
 
-        def run(records: bytes, count: int = 1):
-            if records:
-                ring.repeat(address=self._place(records), records=len(records) // RECORD_BYTES, count=count)
+        def run(program: Program, count: int = 1):
+            if len(program):
+                ring.repeat(program, address=self._place(program), count=count)
 
         set_registers(registers)
-        if once:
+        if once is not None:
             run(once)
         for program, count, values in looped:
             set_registers(values)
@@ -245,7 +246,7 @@ class Session:
             credits = list(program.body.credits)
             for level in range(max(credits)):
                 ring.nop(post=[s for s, credit in enumerate(credits) if credit > level])
-            run(program.body.records, count)
+            run(program.body.program, count)
             ring.fence()
             for level in range(max(credits)):
                 ring.nop(wait=[s for s, credit in enumerate(credits) if credit > level])

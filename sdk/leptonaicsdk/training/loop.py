@@ -16,30 +16,19 @@ _UNROLLED = 8
 
 @dataclass(frozen=True)
 class LoopBody:
-    """Records of one iteration.
+    """One iteration of a loop.
 
     Attributes
     ----------
     program : Program
-        The iteration that ``records`` are of, several times over (for estimates and listings take one of them).
-    records : bytes
-        For REPEAT.
+        Its commands, for REPEAT.
     credits : tuple of int
         Posts to each semaphore that have no wait yet when an iteration starts: give them before the loop, take them
         after it.
-    commands : range
-        Numbers of the iteration's commands within ``program``.
     """
 
     program: Program
-    records: bytes
     credits: tuple[int, ...]
-    commands: range
-
-    @property
-    def count(self) -> int:
-        """Commands of an iteration."""
-        return len(self.records) // RECORD_BYTES
 
 
 def loop_body(config: NpuConfig, emit: Callable[[Schedule], None]) -> LoopBody:
@@ -76,4 +65,4 @@ def loop_body(config: NpuConfig, emit: Callable[[Schedule], None]) -> LoopBody:
         waits, posts = program.semaphores(number)
         for semaphore in range(SEMAPHORES):
             ahead[semaphore] += (posts >> semaphore & 1) - (waits >> semaphore & 1)
-    return LoopBody(program, parts[steady], tuple(ahead), range(starts[steady], starts[steady + 1]))
+    return LoopBody(program.part(range(starts[steady], starts[steady + 1])), tuple(ahead))

@@ -8,6 +8,7 @@ from lepton_npu.spec.commands import Format, VectorOp
 from lepton_npu.spec.config import NpuConfig
 
 from leptonaicsdk.network import Activation, Loss, Optimizer
+from leptonaicsdk.program import Program
 from leptonaicsdk.schedule import Region, Schedule
 
 from .backward import Backward, Targets, requantise
@@ -39,16 +40,16 @@ class Strides:
 class Looped:
     """A program: what runs once before the loop, the loop's body, what runs once after it."""
 
-    before: bytes
+    before: Program
     body: LoopBody
-    after: bytes
+    after: Program
     buffers: Buffers | None = None
 
 
-def _straight(config: NpuConfig, emit: Callable[[Emitter], None]) -> bytes:
+def _straight(config: NpuConfig, emit: Callable[[Emitter], None]) -> Program:
     schedule = Schedule(config)
     emit(Emitter(config, schedule))
-    return schedule.program.records()
+    return schedule.program
 
 
 class _Batch:
@@ -139,7 +140,7 @@ def training_step(
         work.advance(e, targets=True, rate=True, result=True)
 
     before = _straight(persistent.config, work.first_samples)
-    return Looped(before, loop_body(persistent.config, emit), b"", buffers)
+    return Looped(before, loop_body(persistent.config, emit), Program(persistent.config), buffers)
 
 
 def inference_step(
@@ -183,7 +184,7 @@ def inference_step(
         work.advance(e, targets=targets is not None, rate=False, result=True)
 
     before = _straight(persistent.config, work.first_samples)
-    return Looped(before, loop_body(persistent.config, emit), b"", buffers)
+    return Looped(before, loop_body(persistent.config, emit), Program(persistent.config), buffers)
 
 
 def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
@@ -246,7 +247,7 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
     return Looped(_straight(config, zero), loop_body(config, emit), _straight(config, finish))
 
 
-def transfer(persistent: Persistent, regions: list[Region], *, store: bool, quantise: bool = False) -> bytes:
+def transfer(persistent: Persistent, regions: list[Region], *, store: bool, quantise: bool = False) -> Program:
     """All rows of ``regions``, one behind another in memory at register INPUT, into the chip or out of it.
 
     With ``quantise`` the weights and the tile of ones are quantised as well.
