@@ -151,6 +151,11 @@ class Session:
         images = self._download(range(1 + len(self._slots)))
         return np.stack([image.view(np.uint32) for image in images])
 
+    def load_raw_state(self, words: NDArray[np.uint32], step: int):
+        """What `raw_state` gave, and the number of steps that had been made then."""
+        self._upload(list(np.asarray(words, np.uint32).view(np.float32)))
+        self.step = step
+
     def _image(self, values: list[tuple[NDArray, NDArray]], *, parameters: bool) -> NDArray[np.float32]:
         """Local rows of a slot. Unused lanes of a softmax layer's bias are -inf, so that exp gives them 0."""
         side, persistent = self.config.side, self._persistent
