@@ -18,14 +18,14 @@ import numpy as np
 from lepton_npu.spec.config import NpuConfig
 from leptonaicsdk.backend import BACKENDS, open_backend
 from leptonaicsdk.datasets import Dataset, DatasetError, mnist
-from leptonaicsdk.metrics import Evaluation
+from leptonaicsdk.metrics import Scores, confusion_matrix
 from leptonaicsdk.network import Adam, Dense, Loss, Network, Optimizer, Sgd
 from leptonaicsdk.session import Metrics, Session
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .build import BUILD
+from .build import build_folder
 from .core import core_library, preset
 
 __all__ = ["Run", "epoch_order", "first_parameters", "main", "new_session"]
@@ -122,7 +122,7 @@ class _Folder:
     """Where a run keeps its epochs."""
 
     def __init__(self, run: Run, backend: str):
-        self.path = BUILD / "mnist" / f"{backend}-{run.name}"
+        self.path = build_folder() / "mnist" / f"{backend}-{run.name}"
         self.path.mkdir(parents=True, exist_ok=True)
 
     def _file(self, number: int) -> Path:
@@ -164,7 +164,7 @@ def _compare(found: np.ndarray, expected: np.ndarray, number: int):
         )
 
 
-def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Console) -> tuple[list[Epoch], Evaluation]:
+def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Console) -> tuple[list[Epoch], Scores]:
     """Train, test after every epoch, and evaluate at the end.
 
     Raises
@@ -216,10 +216,11 @@ def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Co
                 f"epoch {number}: loss {total.loss:.4f}, accuracy {total.accuracy:.4f}; test loss {tested.loss:.4f}, "
                 f"accuracy {tested.accuracy:.4f}; {seconds:.0f} s{same}"
             )
-    return epochs, Evaluation.of_predictions(data.y_test, session.predict(test).argmax(axis=1), SIZES[-1])
+    predicted = session.predict(test).argmax(axis=1)
+    return epochs, Scores(confusion_matrix(data.y_test, predicted, SIZES[-1]))
 
 
-def summary(run: Run, backend: str, epochs: list[Epoch], result: Evaluation) -> Table:
+def summary(run: Run, backend: str, epochs: list[Epoch], result: Scores) -> Table:
     """The table that stands at the end."""
     table = Table("", "", title="784-64-10 on MNIST", show_header=False)
     steps = sum(epoch.steps for epoch in epochs)
@@ -281,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(summary(run, options.backend, epochs, result))
     from .training_picture import draw
 
-    picture = draw(epochs, BUILD / "mnist" / f"{options.backend}-{run.name}.png", f"{run.optimizer}, batch {run.batch}")
+    picture = draw(epochs, build_folder() / "mnist" / f"{options.backend}-{run.name}.png", f"{run.optimizer}, batch {run.batch}")
     console.print(f"picture: {picture}")
     return 0
 
