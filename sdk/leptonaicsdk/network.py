@@ -22,8 +22,8 @@ class Activation(StrEnum):
 class Loss(StrEnum):
     """Losses by their Keras names.
 
-    SPARSE_CATEGORICAL_CROSSENTROPY is -log p of the labelled class, after a softmax layer; MEAN_SQUARED_ERROR the mean over
-    samples and outputs of (a - y)^2; SQUARED_ERROR its sum over the outputs, and its mean over the samples.
+    SPARSE_CATEGORICAL_CROSSENTROPY is -log p of the labelled class, after a softmax layer; MEAN_SQUARED_ERROR the mean
+    over samples and outputs of (a - y)^2; SQUARED_ERROR its sum over the outputs, and its mean over the samples.
     """
 
     SPARSE_CATEGORICAL_CROSSENTROPY = "sparse_categorical_crossentropy"
@@ -85,7 +85,9 @@ class Network:
             raise ValueError("Network.layers must hold a layer or more, not none")
         for l, layer in enumerate(self.layers[:-1]):
             if layer.activation == Activation.SOFTMAX:
-                raise ValueError(f"layer {l}: softmax must be the last layer's activation, not one of {l + 1} before it")
+                raise ValueError(
+                    f"layer {l}: softmax must be the last layer's activation, not one of {l + 1} before it"
+                )
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """A network on a core: its parameters and optimizer state stay on the chip, samples stream through."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from .backend import RING_LOG2, Backend
 from .mlp import precision_of
-from .network import Activation, Adam, Loss, Network, Optimizer
+from .network import Activation, Loss, Network, Optimizer
 from .program import Program
 from .training.emitter import INPUT, RATE, RESULT, TARGET
 from .training.layout import Persistent
@@ -85,8 +86,8 @@ class Session:
         loss = Loss(loss)
         if softmax != (loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY):
             raise ValueError(
-                f"loss must be {Loss.SPARSE_CATEGORICAL_CROSSENTROPY} exactly when the last layer is softmax, not {loss} "
-                f"with {network.layers[-1].activation}"
+                f"loss must be {Loss.SPARSE_CATEGORICAL_CROSSENTROPY} exactly when the last layer is softmax, not "
+                f"{loss} with {network.layers[-1].activation}"
             )
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ValueError(f"batch must be an integer of 1 or more, not {batch!r}")
@@ -109,7 +110,9 @@ class Session:
         self._labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
         self._train_program(batch, True)  # refuses here what does not fit
         zero = [np.zeros((persistent.rows, self.config.side), np.float32) for _ in self._slots]
-        self._upload([self._image([(np.zeros((i, o)), np.zeros(o)) for i, o in self._shapes()], parameters=True), *zero])
+        self._upload(
+            [self._image([(np.zeros((i, o)), np.zeros(o)) for i, o in self._shapes()], parameters=True), *zero]
+        )
 
     # ---- Parameters and state of the optimizer.
 
@@ -141,7 +144,10 @@ class Session:
         images = self._download([0])
         for slot in self._slots:
             unit = np.float32(slot.unit)
-            values = [tuple(np.asarray(part, np.float32) / unit for part in layer[slot.name]) for layer in state["slots"]]
+            values = [
+                (np.asarray(weights, np.float32) / unit, np.asarray(bias, np.float32) / unit)
+                for weights, bias in (layer[slot.name] for layer in state["slots"])
+            ]
             images.append(self._image(values, parameters=False))
         self._upload(images)
         self.step = int(state["step"])
@@ -229,7 +235,13 @@ class Session:
             self._code = end
         return self._placed[records]
 
-    def _launch(self, registers: dict[int, int], *, once: Program | None = None, looped: list[tuple[Looped, int, dict[int, int]]] = ()):
+    def _launch(
+        self,
+        registers: dict[int, int],
+        *,
+        once: Program | None = None,
+        looped: Sequence[tuple[Looped, int, dict[int, int]]] = (),
+    ):
         """Run records, or loops with their counts and address registers (offsets in memory) one after another."""
         ring = Program(self.config)
 
@@ -355,7 +367,7 @@ class Session:
         return y.astype("<f4")
 
     def _pieces(self, count: int, batch: int, strides: Strides):
-        """First sample, batches, and batch size of what fits in memory at a time; the last piece may be one smaller batch."""
+        """First sample, batches, and batch size of what fits in memory at a time; the last batch may be smaller."""
         each = batch * (strides.sample + strides.target + strides.result) + strides.rate
         room = self.backend.memory.size - self._data - 4 * _LINE - 2 * SUM_ROWS * self.config.row_bytes
         most = (room - 2 * batch * strides.sample) // each

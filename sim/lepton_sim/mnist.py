@@ -19,7 +19,7 @@ from lepton_npu.spec.config import NpuConfig
 from leptonaicsdk.backend import BACKENDS, open_backend
 from leptonaicsdk.datasets import Dataset, DatasetError, mnist
 from leptonaicsdk.metrics import Scores, confusion_matrix
-from leptonaicsdk.network import Adam, Dense, Loss, Network, Optimizer, Sgd
+from leptonaicsdk.network import Activation, Adam, Dense, Loss, Network, Optimizer, Sgd
 from leptonaicsdk.session import Metrics, Session
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass
 class Epoch:
-    """One epoch's figures: mean loss and accuracy on the training samples (before each step), and on the test samples."""
+    """One epoch's figures: mean loss and accuracy on the training samples, each before its step, and on the test's."""
 
     number: int
     loss: float
@@ -90,7 +90,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def new_session(backend: str, config: NpuConfig, run: Run) -> Session:
     """The network on a new core, with its first parameters."""
-    network = Network(SIZES[0], (Dense(SIZES[1], "relu"), Dense(SIZES[2], "softmax")))
+    network = Network(SIZES[0], (Dense(SIZES[1], Activation.RELU), Dense(SIZES[2], Activation.SOFTMAX)))
     session = Session(
         open_backend(backend, config), network, loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
         optimizer=OPTIMIZERS[run.optimizer], batch=run.batch, precision=run.precision, input_scale=1 / 255,
@@ -159,8 +159,8 @@ def _compare(found: np.ndarray, expected: np.ndarray, number: int):
     if (wrong := np.argwhere(found != expected)).size:
         slot, row, lane = (int(i) for i in wrong[0])
         raise MismatchError(
-            f"epoch {number}: {len(wrong)} of {found.size} words differ from the simulator's, first slot {slot}, row {row}, "
-            f"lane {lane}: expected 0x{expected[slot, row, lane]:08x}, found 0x{found[slot, row, lane]:08x}"
+            f"epoch {number}: {len(wrong)} of {found.size} words differ from the simulator's, first slot {slot}, "
+            f"row {row}, lane {lane}: expected 0x{expected[slot, row, lane]:08x}, found 0x{found[slot, row, lane]:08x}"
         )
 
 
@@ -206,8 +206,15 @@ def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Co
             tested = session.evaluate(test, data.y_test)
             epochs.append(
                 Epoch(
-                    number, total.loss, total.accuracy, tested.loss, tested.accuracy, session.step - first_step, seconds,
-                    losses, {name: after[name] - before[name] for name in after},
+                    number,
+                    total.loss,
+                    total.accuracy,
+                    tested.loss,
+                    tested.accuracy,
+                    session.step - first_step,
+                    seconds,
+                    losses,
+                    {name: after[name] - before[name] for name in after},
                 )  # fmt: skip
             )
             folder.save(session, epochs)
@@ -226,7 +233,10 @@ def summary(run: Run, backend: str, epochs: list[Epoch], result: Scores) -> Tabl
     steps = sum(epoch.steps for epoch in epochs)
     rows = [
         ("core", f"preset {run.preset}, precision {run.precision}, backend {backend}"),
-        ("training", f"{run.epochs} epochs of {run.images} images, batch {run.batch}, {run.optimizer}, seed {run.seed}"),
+        (
+            "training",
+            f"{run.epochs} epochs of {run.images} images, batch {run.batch}, {run.optimizer}, seed {run.seed}",
+        ),
         ("test accuracy", f"{result.accuracy:.4f}"),
         ("recall, F1 (macro averages)", f"{result.recall:.4f}, {result.f1:.4f}"),
         ("seconds of training", f"{sum(epoch.seconds for epoch in epochs):.0f}"),
@@ -265,8 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, name) < 1:
             parser.error(f"{name} must be 1 or more, not {getattr(options, name)}")
     run = Run(
-        options.preset, options.epochs, min(options.images, 60_000), options.batch, options.optimizer, options.precision,
-        options.seed,
+        options.preset, options.epochs, min(options.images, 60_000), options.batch, options.optimizer,
+        options.precision, options.seed,
     )  # fmt: skip
     console = Console()
     try:
@@ -282,7 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(summary(run, options.backend, epochs, result))
     from .training_picture import draw
 
-    picture = draw(epochs, build_folder() / "mnist" / f"{options.backend}-{run.name}.png", f"{run.optimizer}, batch {run.batch}")
+    picture = draw(
+        epochs, build_folder() / "mnist" / f"{options.backend}-{run.name}.png", f"{run.optimizer}, batch {run.batch}"
+    )
     console.print(f"picture: {picture}")
     return 0
 

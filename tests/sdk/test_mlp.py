@@ -14,7 +14,7 @@ from leptonaicsdk.plan import Layout, Plan
 
 from tests.sdk.mlp_bound import probabilities
 
-IMAGES = {"tiny": 10, "ecp5": 40, "default": 70, "large": 70}
+IMAGES = {"train": 40, "tiny": 10, "ecp5": 40, "default": 70, "large": 70}
 """More than a batch each, and the last batch is not full."""
 
 

@@ -170,5 +170,5 @@ PRESETS: dict[str, NpuConfig] = {
     "train": NpuConfig(vmem_rows=16384, tiles=1024, queue_depth=16),
     "large": NpuConfig(side=32, lanes=32, vmem_rows=8192, acc_rows=4096, tiles=512, bus_width=128),
 }
-"""Named configurations: ``tiny`` for Icarus and proofs, ``ecp5`` fits an LFE5U-85F, ``default`` is the 16x16 core, ``train`` the
-same with room for the parameters and the optimizer state of a network such as 784-64-10."""
+"""Named configurations: ``tiny`` for Icarus and proofs, ``ecp5`` fits an LFE5U-85F, ``default`` is the 16x16 core,
+``train`` the same with room for the parameters and the optimizer state of a network such as 784-64-10."""

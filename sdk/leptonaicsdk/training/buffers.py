@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from lepton_npu.spec.config import NpuConfig
-
 from leptonaicsdk.network import Activation
 from leptonaicsdk.schedule import Region
 
-from .layout import Chunk, Persistent, Spaces, chunks_of
+from .layout import Chunk, Persistent, chunks_of
 
 __all__ = ["Buffers", "choose_buffers"]
 
@@ -55,7 +53,8 @@ class Buffers:
     """
 
     def __init__(
-        self, persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int, count: int
+        self, persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int,
+        count: int,
     ):  # fmt: skip
         self.persistent, self.batch, self.bytes_in, self.training = persistent, batch, bytes_in, training
         config, layers, limbs = persistent.config, persistent.layers, persistent.precision.limbs
@@ -85,7 +84,8 @@ class Buffers:
         self.inputs = [vmem.take("samples", batch * wide) for _ in range(1 if bytes_in else 2)]
         rows = batch * last.n_tiles
         self.scratch = [vmem.take("scratch of the loss", size) for size in (rows, rows, batch, batch)[:scratch]]
-        self.target = vmem.take("labels", batch if labels else rows) if scratch > 2 else None
+        if scratch > 2:
+            self.target = vmem.take("labels", batch if labels else rows)
         self.back_sums: list[Region] = []
         self.delta_tiles: list[_Tiles] = []
         self.deltas: list[Region] = []
@@ -103,7 +103,8 @@ class Buffers:
                 for layer, dense in zip(layers, persistent.network.layers)
                 if dense.activation in (Activation.SIGMOID, Activation.TANH)
             ]
-            self.slopes = vmem.take("slopes", batch * max(curved)) if curved else None
+            if curved:
+                self.slopes = vmem.take("slopes", batch * max(curved))
             most = max(self._rows(l, chunk) for l, chunks in enumerate(self.chunks) for chunk in chunks)
             self.gradients = tuple(spaces.sums("gradients of a chunk", most, half) for half in range(2))
             self.work = vmem.take("scratch of the optimizer", most)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lepton_npu.spec.commands import Format, Precision, VectorOp
 from lepton_npu.spec.config import NpuConfig
 
 from leptonaicsdk.schedule import Region, Schedule
 
-__all__ = ["RATE", "RESULT", "TARGET", "INPUT", "Emitter", "View"]
+__all__ = ["INPUT", "RATE", "RESULT", "TARGET", "Emitter", "View"]
 
 INPUT, TARGET, RATE, RESULT = 1, 2, 3, 4
 """Address registers of a program: samples, labels or targets, learning rates, and what is stored."""
@@ -58,7 +59,7 @@ class Emitter:
 
     def advance(self, register: int, value: int):
         """Add to an address register."""
-        self.program.address(register=register, add=1, value=value)
+        self.program.address(register=register, add=True, value=value)
         self.schedule.pass_over()
 
     def quant(self, sources: Iterable[Region], targets: Iterable[Region], precision: Precision, **fields: int):
@@ -87,8 +88,12 @@ class Emitter:
         **flags: int,
     ):
         """VECTOR over ``count`` (inner, outer) steps; numbers are immediates."""
-        fields: dict[str, int] = {"count0": count[0], "count1": count[1], "a_format": a_format, "dst_format": dst_format}
-        immediates: dict[str, float] = {}
+        fields: dict[str, Any] = {
+            "count0": count[0],
+            "count1": count[1],
+            "a_format": a_format,
+            "dst_format": dst_format,
+        }
         reads: list[Region] = []
         for name, view in (("dst", dst), ("a", a), ("b", b), ("c", c)):
             if isinstance(view, View):
@@ -96,10 +101,10 @@ class Emitter:
                 if name != "dst":
                     reads += view.regions
             elif view is not None:
-                immediates[f"imm_{name}"] = float(view)
-        number = self.program.vector(op, **immediates, **fields, **flags)
+                fields[f"imm_{name}"] = float(view)
+        number = self.program.vector(op, **fields, **flags)
         self.schedule.add(number, reads=reads, writes=dst.regions)
 
-    def muladd(self, dst: View, a: View, b: View | float, c: View | float, *, count: tuple[int, int], **flags: int):
+    def muladd(self, dst: View, a: View, b: View | float, c: View | float, *, count: tuple[int, int], **flags: Any):
         """dst = a * b + c."""
         self.vector(VectorOp.MULADD, dst, a, b, c, count=count, **flags)

@@ -30,7 +30,12 @@ class Forward:
     """
 
     def __init__(
-        self, emitter: Emitter, buffers: Buffers, sample_stride: int, scale: float, clip: tuple[float, float] | None = None
+        self,
+        emitter: Emitter,
+        buffers: Buffers,
+        sample_stride: int,
+        scale: float,
+        clip: tuple[float, float] | None = None,
     ):
         self.emitter, self.buffers, self.persistent = emitter, buffers, buffers.persistent
         self.side, self.precision = self.persistent.config.side, self.persistent.precision

@@ -1,7 +1,6 @@
 """Where everything is on the chip: parameters and optimizer state for good, the buffers of a program behind them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from lepton_npu.spec.commands import Precision
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
@@ -12,7 +11,8 @@ from leptonaicsdk.schedule import Region
 __all__ = ["Chunk", "Persistent", "Space", "Spaces", "chunks_of"]
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """K tiles ``first`` to ``last - 1`` of a layer's weights: ``rows`` inputs from input ``row`` on.
 
     ``with_bias``: the layer's last chunk, behind whose weights its bias is.
@@ -32,12 +32,13 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(inputs: int, side: int, count: int, align: int = 1) -> tuple[Chunk, ...]:
-    """The K tiles of ``inputs`` in at most ``count`` chunks of nearly equal size that start at multiples of ``align``."""
+    """The K tiles of ``inputs`` in at most ``count`` chunks of nearly equal size, from multiples of ``align`` on."""
     total = -(-inputs // side)
     starts = sorted({min(round(total * i / count / align) * align, total) for i in range(count)} - {total})
     ends = [*starts[1:], total]
     return tuple(
-        Chunk(i, a, b, a * side, min(b * side, inputs) - a * side, b == total) for i, (a, b) in enumerate(zip(starts, ends))
+        Chunk(i, a, b, a * side, min(b * side, inputs) - a * side, b == total)
+        for i, (a, b) in enumerate(zip(starts, ends))
     )
 
 
@@ -78,9 +79,7 @@ class Spaces:
         half = config.acc_rows // 2
         self.config = config
         self.vmem = Space("vector memory", 0, config.vmem_rows, "rows")
-        self.halves = tuple(
-            Space(f"accumulators, half {h}", ACC_SPACE + h * half, half, "rows") for h in range(2)
-        )
+        self.halves = tuple(Space(f"accumulators, half {h}", ACC_SPACE + h * half, half, "rows") for h in range(2))
         self.tiles = Space("tile memory", 0, config.tiles, "tiles")
 
     def sums(self, what: str, rows: int, half: int | None = None) -> Region:

@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lepton_npu.spec.commands import Format, VectorOp
+from lepton_npu.spec.commands import Format, Precision, VectorOp
 from lepton_npu.spec.config import NpuConfig
 
 from leptonaicsdk.network import Activation, Loss, Optimizer
 from leptonaicsdk.program import Program
 from leptonaicsdk.schedule import Region, Schedule
 
-from .backward import Backward, Targets, requantise
+from .backward import Backward, Targets
 from .buffers import Buffers, choose_buffers
 from .emitter import INPUT, RATE, RESULT, TARGET, Emitter, View
 from .forward import Forward
@@ -188,20 +188,18 @@ def inference_step(
 
 
 def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
-    """Sum of the losses in `Targets.report`'s results, `SUM_ROWS` local rows an iteration, and how many are correct.
+    """Sum of the losses in `Targets.report`'s results, and how many are correct; `SUM_ROWS` local rows an iteration.
 
-    The two sums are stored as words 0 and 1 at register TARGET. With softmax the loss of a sample is -log of its label's
-    probability p, at least 1e-7 as in Keras. There is no logarithm in the vector unit: n = -log(p) is the zero of
-    p e^n - 1, found by three Newton steps n -= p e^n - 1 from the binary32 word of p read as an integer, which is
+    The two sums are stored as words 0 and 1 at register TARGET. With softmax the loss of a sample is -log of its
+    label's probability p, at least 1e-7 as in Keras. There is no logarithm in the vector unit: n = -log(p) is the
+    zero of p e^n - 1, found by three Newton steps n -= p e^n - 1 from the binary32 word of p read as an integer, which is
     2^23 (log2(p) + 127) to within 0.09 * 2^23 (J. N. Mitchell, "Computer Multiplication and Division Using Binary
     Logarithms", IRE Trans. EC-11, 1962). The error is 0.043 * ln 2 at first, and after a step at most half its square.
     A sample is correct if no other class has a greater probability than its label.
     """
     config = persistent.config
     spaces = persistent.copy_spaces()
-    pairs, losses, hits, work, total, right = (
-        spaces.vmem.take("losses", SUM_ROWS) for _ in range(6)
-    )
+    pairs, losses, hits, work, total, right = (spaces.vmem.take("losses", SUM_ROWS) for _ in range(6))
     constants, wide = persistent.constants, persistent.layers[-1].n_tiles
     even = View.of(constants, 2 * wide + 1, 0)
     lane0 = View.of(constants, 2 * wide, 0)
@@ -265,8 +263,9 @@ def transfer(persistent: Persistent, regions: list[Region], *, store: bool, quan
             ):
                 if rows and count:
                     fields = {
-                        "register": INPUT, "address": offset + first * config.row_bytes, "stride": block * config.row_bytes,
-                        "rows": rows, "words": count * side, "local": region.start + first, "local_stride": block,
+                        "register": INPUT, "address": offset + first * config.row_bytes,
+                        "stride": block * config.row_bytes, "rows": rows, "words": count * side,
+                        "local": region.start + first, "local_stride": block,
                     }  # fmt: skip
                     if store:
                         e.store([region], **fields)
@@ -277,13 +276,14 @@ def transfer(persistent: Persistent, regions: list[Region], *, store: bool, quan
             e.program.fence()
             e.schedule.pass_over()
             ones, row = persistent.ones, persistent.constants.start + 2 * persistent.layers[-1].n_tiles + 2
-            e.program.quant(precision=0, source=row, rows=1, cols=side, tile=ones.start)
+            e.program.quant(precision=Precision.P8, source=row, rows=1, cols=side, tile=ones.start)
             e.schedule.pass_over()
             for layer, tiles in zip(persistent.layers, persistent.tiles):
+                source = persistent.slots[0].start + persistent.first_row[layer.index]
                 e.program.quant(
-                    precision=persistent.precision, source=persistent.slots[0].start + persistent.first_row[layer.index],
-                    source_stride=layer.n_tiles, rows=layer.inputs, cols=layer.units, tile=tiles.start,
-                    tile_stride=layer.k_tiles, limb_stride=layer.k_tiles * layer.n_tiles,
+                    precision=persistent.precision, source=source, source_stride=layer.n_tiles, rows=layer.inputs,
+                    cols=layer.units, tile=tiles.start, tile_stride=layer.k_tiles,
+                    limb_stride=layer.k_tiles * layer.n_tiles,
                 )  # fmt: skip
                 e.schedule.pass_over()
 

@@ -37,7 +37,7 @@ def slots_of(optimizer: Optimizer) -> tuple[Slot, ...]:
 
 
 def rates(optimizer: Optimizer, learning_rate: float, first_step: int, count: int) -> NDArray[np.float32]:
-    """The factor of the update in steps ``first_step`` (from 1) on: what the core finds in its row of the learning rate.
+    """The factor of the update in steps ``first_step`` (from 1) on, for the core's row of the learning rate.
 
     For Adam alpha (1 - beta_1), alpha as in `Adam`; else the learning rate.
     """
