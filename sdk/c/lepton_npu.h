@@ -66,6 +66,10 @@ enum lepton_vector_op {
     LEPTON_VECTOR_OP_SELECT = 6,
     LEPTON_VECTOR_OP_EXP = 7,
     LEPTON_VECTOR_OP_RECIP = 8,
+    LEPTON_VECTOR_OP_SQRT = 9,
+    LEPTON_VECTOR_OP_RSQRT = 10,
+    LEPTON_VECTOR_OP_SIGMOID = 11,
+    LEPTON_VECTOR_OP_TANH = 12,
 };
 
 /* Element formats of VECTOR. */

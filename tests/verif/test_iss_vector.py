@@ -6,16 +6,23 @@ import numpy as np
 import pytest
 from lepton_npu.spec.commands import Engine, FaultCause, Format, Opcode, VectorOp
 from lepton_npu.spec.config import ACC_SPACE, PRESETS, NpuConfig
-from lepton_verif.model.arith import fp32
+from lepton_verif.model.arith import fp32, functions
 from lepton_verif.model.arith.convert import from_element, to_element
-from lepton_verif.model.arith.functions import exp, recip
 from lepton_verif.model.iss_state import CoreState
 
 from tests.verif.iss_machine import Machine, record
 
 TINY = PRESETS["tiny"]
 PACK = {Format.F32: 1, Format.BF16: 2, Format.U8: 4, Format.I8: 4, Format.I32: 1}
-OPERANDS = {VectorOp.MULADD: "abc", VectorOp.SELECT: "abc", VectorOp.EXP: "a", VectorOp.RECIP: "a"}
+FUNCTIONS = {
+    VectorOp.EXP: functions.exp,
+    VectorOp.RECIP: functions.recip,
+    VectorOp.SQRT: functions.sqrt,
+    VectorOp.RSQRT: functions.rsqrt,
+    VectorOp.SIGMOID: functions.sigmoid,
+    VectorOp.TANH: functions.tanh,
+}
+OPERANDS = {VectorOp.MULADD: "abc", VectorOp.SELECT: "abc"} | dict.fromkeys(FUNCTIONS, "a")
 NAN = 0x7FC00000
 SPECIALS = [
     0,
@@ -60,10 +67,8 @@ def lane_result(op: VectorOp, a: np.float32, b: np.float32, c: np.float32) -> np
             if math.isnan(chosen):
                 return np.array(NAN, np.uint32).view(np.float32)[()]
             return np.float32(math.copysign(0.0, chosen)) if abs(chosen) < 2.0**-126 else chosen
-        case VectorOp.EXP:
-            return exp(x)[0]
-        case VectorOp.RECIP:
-            return recip(x)[0]
+        case _:
+            return FUNCTIONS[op](x)[0]
 
 
 def step_by_step(config: NpuConfig, state: CoreState, f: dict[str, int]) -> np.ndarray:
@@ -106,7 +111,7 @@ def step_by_step(config: NpuConfig, state: CoreState, f: dict[str, int]) -> np.n
 
 
 def random_fields(rng: np.random.Generator, side: int) -> dict[str, int]:
-    f = {"op": int(rng.integers(9)), "a_format": int(rng.integers(5)), "dst_format": int(rng.integers(5))}
+    f = {"op": int(rng.integers(len(VectorOp))), "a_format": int(rng.integers(5)), "dst_format": int(rng.integers(5))}
     f |= {name: int(rng.random() < 0.4) for name in ("relu", "b_imm", "c_imm", "negate_b", "negate_c")}
     f |= {"imm_b": int(random_words(rng, 1)[0]), "imm_c": int(random_words(rng, 1)[0])}
     f |= {"lane_bcast": int(rng.integers(side)), "lane_xor": int(rng.integers(side))}

@@ -13,7 +13,7 @@ __all__ = ["Fp32Function", "FunctionOp"]
 
 _LOW = 17  # unsigned bits that an 18-bit signed DSP multiplier takes
 
-_ROW = data.StructLayout({"c0": tables.FRACTION_BITS + 1, "c1": signed(tables.C1_BITS), "c2": tables.C2_BITS})
+_ROW = data.StructLayout({"c0": tables.FRACTION_BITS + 1, "c1": signed(tables.C1_BITS + 1), "c2": tables.C2_BITS})
 
 
 class FunctionOp(enum.Enum, shape=1):
@@ -129,7 +129,7 @@ class Fp32Function(wiring.Component):
         s = pipe.step(row=port.data, t=s.t, **after(s))
         row = _ROW(s.row)
         s = pipe.step(bend=(row.c2 * s.t[tables.T_BITS - 16 :])[16:], c0=row.c0, c1=row.c1, t=s.t, **after(s))
-        slope = Signal(signed(tables.C1_BITS + 1))
+        slope = Signal(signed(tables.C1_BITS + 2))
         m.d.comb += slope.eq(s.c1 + s.bend)
         s = pipe.step(slope=slope, c0=s.c0, t=s.t, **after(s))
         slope_low, slope_high = s.slope[:_LOW], s.slope[_LOW:].as_signed()

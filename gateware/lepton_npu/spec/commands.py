@@ -81,11 +81,20 @@ class VectorOp(IntEnum):
     SELECT = 6
     EXP = 7
     RECIP = 8
+    SQRT = 9
+    RSQRT = 10
+    SIGMOID = 11
+    TANH = 12
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a function of a alone."""
+        return self >= VectorOp.EXP
 
     @property
     def operands(self) -> str:
         """The operands the operation reads: some of "abc"."""
-        return {"MULADD": "abc", "SELECT": "abc", "EXP": "a", "RECIP": "a"}.get(self.name, "ab")
+        return "a" if self.is_function else {"MULADD": "abc", "SELECT": "abc"}.get(self.name, "ab")
 
 
 class Format(IntEnum):

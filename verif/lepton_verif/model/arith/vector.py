@@ -9,7 +9,7 @@ import numpy as np
 from lepton_npu.spec.commands import Format, VectorOp
 from numpy.typing import NDArray
 
-from . import convert, fp32
+from . import convert, fp32, functions
 
 __all__ = ["compute", "pack", "packed_rows", "shuffle", "unpack"]
 
@@ -62,18 +62,6 @@ def _select(a: NDArray, b: NDArray, c: NDArray) -> NDArray:
     return fp32.canonicalize(np.where(a != 0, b, c))
 
 
-def _exp(a: NDArray) -> NDArray:
-    from .functions import exp
-
-    return exp(a)
-
-
-def _recip(a: NDArray) -> NDArray:
-    from .functions import recip
-
-    return recip(a)
-
-
 _OPERATIONS: dict[VectorOp, Callable[..., NDArray]] = {
     VectorOp.MULADD: fp32.muladd,
     VectorOp.MIN: fp32.minimum,
@@ -82,8 +70,12 @@ _OPERATIONS: dict[VectorOp, Callable[..., NDArray]] = {
     VectorOp.LE: lambda a, b: fp32.le(a, b).astype(np.float32),
     VectorOp.EQ: lambda a, b: fp32.eq(a, b).astype(np.float32),
     VectorOp.SELECT: _select,
-    VectorOp.EXP: _exp,
-    VectorOp.RECIP: _recip,
+    VectorOp.EXP: functions.exp,
+    VectorOp.RECIP: functions.recip,
+    VectorOp.SQRT: functions.sqrt,
+    VectorOp.RSQRT: functions.rsqrt,
+    VectorOp.SIGMOID: functions.sigmoid,
+    VectorOp.TANH: functions.tanh,
 }
 
 
