@@ -1,1 +1,32 @@
-"""What a host program imports to use a Lepton NPU."""
+"""What a host program imports to use a Lepton NPU.
+
+>>> from leptonaicsdk import Dense, Device, Network
+>>> with Device(backend="model") as device:
+...     device.load_model(Network(784, (Dense(64, "relu"), Dense(10, "softmax"))), input_scale=1 / 255)
+...     device.compile(optimizer="adam")
+...     history = device.fit(x_train, y_train, epochs=5)
+...     print(device.evaluate(x_test, y_test))
+"""
+
+from .device import Device, Progress
+from .errors import InputError, InputTypeError, LeptonError, ModelError, StateError
+from .metrics import Evaluation, Scores
+from .network import Activation, Adam, Dense, Loss, Network, Sgd
+
+__all__ = [
+    "Activation",
+    "Adam",
+    "Dense",
+    "Device",
+    "Evaluation",
+    "InputError",
+    "InputTypeError",
+    "LeptonError",
+    "Loss",
+    "ModelError",
+    "Network",
+    "Progress",
+    "Scores",
+    "Sgd",
+    "StateError",
+]

@@ -1,0 +1,175 @@
+"""Keeps a session on the device for what is to be run, with the state the host holds, and survives what goes wrong."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from lepton_npu.spec.config import NpuConfig
+from numpy.typing import NDArray
+
+from .backend import Backend, open_backend
+from .driver import CoreFaultError, Fault
+from .errors import ModelError, StateError
+from .interrupts import deferred
+from .network import Loss, Network, Optimizer
+from .session import Metrics, Session
+from .state import State, pull
+
+__all__ = ["Runner", "Setup"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a program of the device is compiled for. Another setup needs another session."""
+
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    batch: int
+    precision: int
+    input_scale: float = 1.0
+
+
+class Runner:
+    """A backend, and the session on it.
+
+    A call that ends in any exception (a fault of the core, an impatient second Ctrl-C) leaves ``state`` as it was
+    before that call, and the backend is opened anew for the next one.
+
+    Parameters
+    ----------
+    kind : str
+        "rtl" or "model".
+    config : NpuConfig
+    memory_bytes : int
+        Size of the device's memory.
+
+    Attributes
+    ----------
+    fault : Fault or None
+        The last fault of the core.
+    """
+
+    def __init__(self, kind: str, config: NpuConfig, memory_bytes: int):
+        self._kind, self._config, self._memory_bytes = kind, config, memory_bytes
+        self._backend: Backend | None = None
+        self._session: Session | None = None
+        self._setup: Setup | None = None
+        self._state: State | None = None
+        self._earlier: Counter[str] = Counter()
+        self.fault: Fault | None = None
+
+    def open(self):
+        """Open the backend, if it is not."""
+        if self._backend is None:
+            self._backend = open_backend(self._kind, self._config, memory_bytes=self._memory_bytes)
+
+    def close(self):
+        """Close session and backend; calling it again does nothing."""
+        try:
+            self._drop_session()
+        finally:
+            backend, self._backend = self._backend, None
+            if backend is not None:
+                backend.close()
+
+    def _drop_session(self):
+        session, self._session, self._setup, self._state = self._session, None, None, None
+        if session is not None:
+            try:
+                self._earlier.update(session.counters)
+            finally:
+                session.close()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The core's counters, summed over all sessions so far."""
+        total = Counter(self._earlier)
+        if self._session is not None:
+            total.update(self._session.counters)
+        return dict(total)
+
+    @property
+    def state(self) -> State:
+        """What the session held after the last call that ended well."""
+        if self._state is None:
+            raise StateError("nothing has been run on the device yet")
+        return self._state
+
+    def prepare(self, setup: Setup, state: State):
+        """Have a session for ``setup`` that holds ``state``; what is there already is kept.
+
+        Raises
+        ------
+        ModelError
+            If the device cannot run this model; the message names the layer.
+        """
+        if setup != self._setup:
+            self._drop_session()
+            self.open()
+            assert self._backend is not None
+            try:
+                self._session = Session(
+                    self._backend,
+                    setup.network,
+                    loss=setup.loss,
+                    optimizer=setup.optimizer,
+                    batch=setup.batch,
+                    precision=setup.precision,
+                    input_scale=setup.input_scale,
+                )
+            except ValueError as error:
+                raise ModelError(str(error)) from error
+            self._setup = setup
+        if self._state is None or not self._state.same(state):
+            self._call(lambda session: self._push(session, state))
+
+    @staticmethod
+    def _push(session: Session, state: State):
+        session.parameters = state.parameters
+        session.optimizer_state = state.optimizer
+
+    def _call(self, action: Callable[[Session], T], *, changes: bool = True) -> T:
+        """``action`` on the session, then the state it leaves if it ``changes`` it; an interrupt waits for both."""
+        if self._session is None:
+            raise StateError("nothing is loaded into the device")
+        session = self._session
+        with deferred():
+            try:
+                result = action(session)
+                if changes:
+                    self._state = pull(session)
+            except BaseException as error:
+                if isinstance(error, CoreFaultError):
+                    self.fault = error.fault
+                self._abandon()
+                raise
+        return result
+
+    def _abandon(self):
+        """Close what may be in any condition; errors of closing would hide the one that led here."""
+        session, backend, self._session, self._backend = self._session, self._backend, None, None
+        kept, self._setup = self._state, None
+        for part in (session, backend):
+            try:
+                if part is not None:
+                    part.close()
+            except Exception:
+                pass
+        self._state = kept
+
+    def train(self, x: NDArray, y: NDArray, learning_rate: float) -> Metrics:
+        """Train on batches of ``x`` (n, inputs), the last of which may be partial."""
+        return self._call(lambda session: session.train(x, y, learning_rate=learning_rate))
+
+    def evaluate(self, x: NDArray, y: NDArray) -> Metrics:
+        """Loss and correct predictions over ``x`` (n, inputs)."""
+        return self._call(lambda session: session.evaluate(x, y), changes=False)
+
+    def predict(self, x: NDArray) -> NDArray[np.float32]:
+        """Outputs (n, outputs) of ``x`` (n, inputs)."""
+        return self._call(lambda session: session.predict(x), changes=False)
