@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import inputs, keras_binding
 from .driver import Fault
 from .errors import InputError, InputTypeError, StateError
-from .loaded import Loaded, LoadedNetwork, add, label_loss, slices
+from .loaded import Loaded, LoadedNetwork, forward_slices, label_loss, slices
 from .metrics import Evaluation, Scores, confusion_matrix
 from .network import Loss, Network, Optimizer
 from .runner import Runner
@@ -79,7 +79,7 @@ class Device:
         backend: str = "rtl",
         preset: str = "train",
         *,
-        memory_bytes: int = 1 << 28,
+        memory_bytes: int = 1 << 27,
         patch_keras: bool = True,
     ):
         if backend not in BACKENDS:
@@ -91,6 +91,7 @@ class Device:
         self._patch_keras = patch_keras
         self._precision = 8
         self._loaded: Loaded | None = None
+        self._training = False  # a callback of fit may ask for the state
         self._release: weakref.finalize | None = None
 
     # Life of a device
@@ -287,7 +288,10 @@ class Device:
     @property
     def state(self) -> State:
         """Weights, optimizer memory and step of the loaded Network: save it, and set it again to go on from there."""
-        return self._network("state").state()
+        loaded = self._network("state")
+        if self._training:
+            loaded.keep(self._runner.state)
+        return loaded.state()
 
     @state.setter
     def state(self, value: State):
@@ -334,7 +338,7 @@ class Device:
 
         An interrupt (Ctrl-C) waits for the end of the batches that the device is working on, at most a hundredth of an
         epoch; the state is then that after the last of them, and the device can go on. A second one does not wait: the
-        state is then that before them.
+        state is then that of the beginning of the epoch, and so it is after a fault of the core.
 
         Parameters
         ----------
@@ -383,16 +387,23 @@ class Device:
         for epoch in range(initial_epoch, epochs):
             order = np.random.default_rng([seed, epoch]).permutation(len(samples)) if shuffle else None
             total = Metrics(0, 0.0, 0)
-            for part in slices(len(samples), batch):
-                rows = slice(part.start, part.stop) if order is None else order[part.start : part.stop]
-                runner = self._prepare(loaded)
-                try:
-                    found = runner.train(samples[rows], wanted[rows], loaded.learning_rate)
-                finally:
+            runner = self._prepare(loaded)
+            held = loaded.state()
+            try:
+                for part in slices(len(samples), batch):
+                    if loaded.state() is not held:  # on_progress has looked at it, or set it
+                        self._prepare(loaded)
+                        held = loaded.state()
+                    rows = slice(part.start, part.stop) if order is None else order[part.start : part.stop]
+                    total += runner.train(samples[rows], wanted[rows], loaded.learning_rate)
+                    if on_progress is not None:
+                        self._training = True
+                        on_progress(Progress(epoch, epochs, part.last + 1, -(-len(samples) // batch), total))
+                        self._training = False
+            finally:
+                self._training = False
+                if loaded.state() is held:
                     loaded.keep(runner.state)
-                total = add(total, found)
-                if on_progress is not None:
-                    on_progress(Progress(epoch, epochs, part.last + 1, -(-len(samples) // batch), total))
             results = {"": total}
             if validation is not None:
                 results["val_"] = self._measure(loaded, *validation)
@@ -409,8 +420,8 @@ class Device:
 
     def _measure(self, loaded: Loaded, x: NDArray, y: NDArray) -> Metrics:
         runner, total = self._prepare(loaded), Metrics(0, 0.0, 0)
-        for part in slices(len(x), loaded.setup(self._precision).batch):
-            total = add(total, runner.evaluate(x[part.start : part.stop], y[part.start : part.stop]))
+        for part in forward_slices(len(x)):
+            total += runner.evaluate(x[part.start : part.stop], y[part.start : part.stop])
         return total
 
     def evaluate(self, x: Any, y: Any) -> Evaluation:
@@ -439,8 +450,8 @@ class Device:
         return self._outputs(loaded, loaded.samples("x", x))
 
     def _outputs(self, loaded: Loaded, x: NDArray) -> NDArray[np.float32]:
-        runner, batch = self._prepare(loaded), loaded.setup(self._precision).batch
-        return np.concatenate([runner.predict(x[part.start : part.stop]) for part in slices(len(x), batch)])
+        runner = self._prepare(loaded)
+        return np.concatenate([runner.predict(x[part.start : part.stop]) for part in forward_slices(len(x))])
 
 
 def _release(runner: Runner, reference: "weakref.ref[Device]") -> None:

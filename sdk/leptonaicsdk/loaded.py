@@ -1,6 +1,7 @@
 """What a device has loaded: a described network with its weights, or a Keras model (in `keras_binding`)."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,10 +12,19 @@ from . import inputs
 from .errors import InputError, ModelError, StateError
 from .network import Activation, Adam, Loss, Network, Optimizer, Sgd
 from .runner import Setup
-from .session import Metrics
+from .session import INFERENCE_BATCH
 from .state import Pair, State, initial_state, slot_names
 
-__all__ = ["OPTIMIZERS", "Loaded", "LoadedNetwork", "Slice", "add", "label_loss", "slices"]
+__all__ = [
+    "OPTIMIZERS",
+    "Loaded",
+    "LoadedNetwork",
+    "Slice",
+    "check_last_layer",
+    "forward_slices",
+    "label_loss",
+    "slices",
+]
 
 PARTS = 100
 OPTIMIZERS: dict[str, type[Adam] | type[Sgd]] = {"adam": Adam, "sgd": Sgd}
@@ -39,14 +49,29 @@ def slices(count: int, batch: int, batches: int | None = None) -> Iterator[Slice
         yield Slice(first, last, first * batch, min((last + 1) * batch, count))
 
 
-def add(a: Metrics, b: Metrics) -> Metrics:
-    """Metrics over the samples of both."""
-    return Metrics(a.count + b.count, a.loss_sum + b.loss_sum, a.correct + b.correct)
+def forward_slices(count: int, batch: int = INFERENCE_BATCH) -> Iterator[Slice]:
+    """The same for a forward pass: in whole batches of the device as well, however many it takes of ``batch``."""
+    multiple = INFERENCE_BATCH // math.gcd(batch, INFERENCE_BATCH)
+    return slices(count, batch, -(-count // (batch * multiple * PARTS)) * multiple)
 
 
 def label_loss(loss: Loss) -> bool:
     """Whether ``loss`` is of classes, with labels as targets."""
     return loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+
+
+def check_last_layer(name: str, network: Network, loss: Loss):
+    """Refuse a loss that does not go with the last layer, called ``name``: softmax and cross-entropy go together.
+
+    Raises
+    ------
+    ModelError
+    """
+    last = network.layers[-1].activation
+    if label_loss(loss) and last != Activation.SOFTMAX:
+        raise ModelError(f"{name}: the loss {loss} needs softmax as its activation, not {last}")
+    if not label_loss(loss) and last == Activation.SOFTMAX:
+        raise ModelError(f"{name}: the loss {loss} needs another activation than softmax, which is for cross-entropy")
 
 
 class Loaded(ABC):
@@ -132,10 +157,7 @@ class LoadedNetwork(Loaded):
             raise InputError(f"optimizer must be one of {allowed}, or an Adam or Sgd, not {optimizer!r}")
         batch_size = inputs.whole("batch_size", batch_size)
         learning_rate = inputs.number("learning_rate", optimizer.learning_rate)
-        last = self.network.layers[-1].activation
-        if label_loss(loss) and last != Activation.SOFTMAX:
-            layer = len(self.network.layers) - 1
-            raise ModelError(f"layer {layer}: the loss {loss} needs softmax as its activation, not {last}")
+        check_last_layer(f"layer {len(self.network.layers) - 1}", self.network, loss)
         # The rate goes to the device with each call: changing it needs no new program.
         fixed = dataclasses.replace(optimizer, learning_rate=type(optimizer)().learning_rate)
         if self._compiled is None or self._compiled[1] != fixed:

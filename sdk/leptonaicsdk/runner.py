@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,8 +38,9 @@ class Setup:
 class Runner:
     """A backend, and the session on it.
 
-    A call that ends in any exception (a fault of the core, an impatient second Ctrl-C) leaves ``state`` as it was
-    before that call, and the backend is opened anew for the next one.
+    An interrupt (Ctrl-C) waits until the device has done what it was asked for. A call that ends in any other exception
+    (a fault of the core, a second Ctrl-C) leaves ``state`` as it was when it was last read or set, and the backend is
+    opened anew for the next call.
 
     Parameters
     ----------
@@ -60,6 +62,7 @@ class Runner:
         self._session: Session | None = None
         self._setup: Setup | None = None
         self._state: State | None = None
+        self._trained = False  # since self._state was read from the session
         self._earlier: Counter[str] = Counter()
         self.fault: Fault | None = None
 
@@ -70,32 +73,31 @@ class Runner:
 
     def close(self):
         """Close session and backend; calling it again does nothing."""
+        session, backend, self._session, self._backend = self._session, self._backend, None, None
+        self._setup, self._state, self._trained = None, None, False
         try:
-            self._drop_session()
-        finally:
-            backend, self._backend = self._backend, None
-            if backend is not None:
-                backend.close()
-
-    def _drop_session(self):
-        session, self._session, self._setup, self._state = self._session, None, None, None
-        if session is not None:
-            try:
-                self._earlier.update(session.counters)
-            finally:
+            if session is not None:
                 session.close()
+        finally:
+            if backend is not None:
+                try:
+                    self._earlier.update(backend.counters())
+                finally:
+                    backend.close()
 
     @property
     def counters(self) -> dict[str, int]:
-        """The core's counters, summed over all sessions so far."""
+        """The core's counters, summed over all backends so far."""
         total = Counter(self._earlier)
-        if self._session is not None:
-            total.update(self._session.counters)
+        if self._backend is not None:
+            total.update(self._backend.counters())
         return dict(total)
 
     @property
     def state(self) -> State:
-        """What the session held after the last call that ended well."""
+        """What the session holds; after a call that went wrong, what it held when this was last read or set."""
+        if self._trained:
+            self._state, self._trained = self._call(pull), False
         if self._state is None:
             raise StateError("nothing has been run on the device yet")
         return self._state
@@ -109,7 +111,9 @@ class Runner:
             If the device cannot run this model; the message names the layer.
         """
         if setup != self._setup:
-            self._drop_session()
+            if self._session is not None:
+                self._session.close()
+            self._session, self._setup, self._state, self._trained = None, None, None, False
             self.open()
             assert self._backend is not None
             try:
@@ -125,51 +129,43 @@ class Runner:
             except ValueError as error:
                 raise ModelError(str(error)) from error
             self._setup = setup
-        if self._state is None or not self._state.same(state):
+        if self._state is None or not self.state.same(state):
             self._call(lambda session: self._push(session, state))
+            self._state = state.copy()
 
     @staticmethod
     def _push(session: Session, state: State):
         session.parameters = state.parameters
         session.optimizer_state = state.optimizer
 
-    def _call(self, action: Callable[[Session], T], *, changes: bool = True) -> T:
-        """``action`` on the session, then the state it leaves if it ``changes`` it; an interrupt waits for both."""
+    def _call(self, action: Callable[[Session], T]) -> T:
         if self._session is None:
             raise StateError("nothing is loaded into the device")
-        session = self._session
         with deferred():
             try:
-                result = action(session)
-                if changes:
-                    self._state = pull(session)
+                return action(self._session)
             except BaseException as error:
                 if isinstance(error, CoreFaultError):
                     self.fault = error.fault
                 self._abandon()
                 raise
-        return result
 
     def _abandon(self):
         """Close what may be in any condition; errors of closing would hide the one that led here."""
-        session, backend, self._session, self._backend = self._session, self._backend, None, None
-        kept, self._setup = self._state, None
-        for part in (session, backend):
-            try:
-                if part is not None:
-                    part.close()
-            except Exception:
-                pass
+        kept = self._state
+        with suppress(Exception):
+            self.close()
         self._state = kept
 
     def train(self, x: NDArray, y: NDArray, learning_rate: float) -> Metrics:
         """Train on batches of ``x`` (n, inputs), the last of which may be partial."""
+        self._trained = True
         return self._call(lambda session: session.train(x, y, learning_rate=learning_rate))
 
     def evaluate(self, x: NDArray, y: NDArray) -> Metrics:
         """Loss and correct predictions over ``x`` (n, inputs)."""
-        return self._call(lambda session: session.evaluate(x, y), changes=False)
+        return self._call(lambda session: session.evaluate(x, y))
 
     def predict(self, x: NDArray) -> NDArray[np.float32]:
         """Outputs (n, outputs) of ``x`` (n, inputs)."""
-        return self._call(lambda session: session.predict(x), changes=False)
+        return self._call(lambda session: session.predict(x))

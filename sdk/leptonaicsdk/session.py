@@ -16,11 +16,12 @@ from .training.layout import Persistent
 from .training.programs import SUM_ROWS, Looped, Strides, inference_step, loss_sum, training_step, transfer
 from .training.update import rates, slots_of
 
-__all__ = ["Metrics", "Session"]
+__all__ = ["INFERENCE_BATCH", "Metrics", "Session"]
 
 _CODE_BYTES = 1 << 20
 _LINE = 64
-_INFERENCE_BATCH = 128
+INFERENCE_BATCH = 128
+"""Samples of a batch in `Session.evaluate` and `Session.predict`."""
 
 
 @dataclass(frozen=True)
@@ -326,7 +327,7 @@ class Session:
 
     def evaluate(self, x: NDArray, y: NDArray) -> Metrics:
         """Losses of samples, without an update."""
-        return self._work(x, y, _INFERENCE_BATCH, None)
+        return self._work(x, y, INFERENCE_BATCH, None)
 
     def predict(self, x: NDArray) -> NDArray[np.float32]:
         """Outputs of the network, (n, outputs)."""
@@ -334,7 +335,7 @@ class Session:
         bytes_in, parts = x.dtype == np.uint8, []
         strides = self._strides(bytes_in, outputs=True)
         units = self._persistent.layers[-1].units
-        for first, batches, batch in self._pieces(len(x), _INFERENCE_BATCH, strides):
+        for first, batches, batch in self._pieces(len(x), INFERENCE_BATCH, strides):
             part = x[first : first + batches * batch]
             end = self._put_samples(self._data, part, strides.sample, batch)
             looped = self._infer_program(batch, bytes_in, None)

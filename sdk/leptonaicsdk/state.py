@@ -41,6 +41,11 @@ class State:
     slots: list[dict[str, Pair]]
     step: int
 
+    def copy(self) -> "State":
+        """With arrays of its own."""
+        slots = [{name: _copied(pair) for name, pair in layer.items()} for layer in self.slots]
+        return State([_copied(pair) for pair in self.parameters], slots, self.step)
+
     def same(self, other: "State") -> bool:
         """Whether both hold the same numbers, NaN equal to itself."""
         mine, others = self._arrays(), other._arrays()

@@ -18,7 +18,11 @@ class StandInBackend:
 
     def __init__(self, kind, config, *, memory_bytes):
         self.kind, self.config, self.memory_bytes, self.closed = kind, config, memory_bytes, False
+        self.rows = 0
         StandInBackend.alive += 1
+
+    def counters(self):
+        return dict.fromkeys(COUNTERS, self.rows)
 
     def close(self):
         assert not self.closed, "a backend is closed once"
@@ -66,7 +70,7 @@ class StandInSession:
         self._parameters = [(np.zeros((i, o)), np.zeros(o)) for i, o in zip(network.sizes, network.sizes[1:])]
         names = slot_names(optimizer)
         self._slots = [{n: tuple(np.zeros_like(p) for p in pair) for n in names} for pair in self._parameters]
-        self.step, self.rows, self.closed = 0, 0, False
+        self.step, self.closed = 0, False
         StandInSession.made += 1
 
     @property
@@ -88,10 +92,6 @@ class StandInSession:
         self.step = value["step"]
         self._slots = [{n: tuple(p.astype(np.float64) for p in pair) for n, pair in s.items()} for s in value["slots"]]
 
-    @property
-    def counters(self):
-        return dict.fromkeys(COUNTERS, self.rows)
-
     def close(self):
         assert not self.closed, "a session is closed once"
         self.closed = True
@@ -102,7 +102,7 @@ class StandInSession:
         assert x.ndim == 2
         assert x.dtype in (np.uint8, np.float32)
         assert np.isfinite(x).all()
-        self.rows += len(x)
+        self.backend.rows += len(x)
         outputs = [x.astype(np.float64) * self.scale]
         for layer, (w, b) in zip(self.network.layers, self._parameters):
             outputs.append(FUNCTIONS[layer.activation][0](outputs[-1] @ w + b))

@@ -22,7 +22,7 @@ from leptonaicsdk import (
     StateError,
 )
 from leptonaicsdk.driver import CoreFaultError, Fault
-from leptonaicsdk.loaded import Slice, slices
+from leptonaicsdk.loaded import Slice, forward_slices, slices
 from leptonaicsdk.state import State, initial_parameters
 
 from tests.sdk.standin import StandInBackend
@@ -181,6 +181,9 @@ def test_slices():
     assert list(slices(3, 4)) == [Slice(0, 0, 0, 3)]
     parts = list(slices(60000, 32))
     assert len(parts) == 99
+    assert list(forward_slices(300)) == [Slice(0, 0, 0, 128), Slice(1, 1, 128, 256), Slice(2, 2, 256, 300)]
+    assert next(forward_slices(100, 48)) == Slice(0, 2, 0, 100)
+    assert {(p.stop - p.start) % 128 for p in list(forward_slices(60000, 24))[:-1]} == {0}
     assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]]
     assert (parts[0].start, parts[-1].stop, parts[-1].last) == (0, 60000, 1874)
 
@@ -248,9 +251,9 @@ def test_a_new_optimizer_begins_anew_and_the_same_one_goes_on(loaded):
     loaded.fit(X, Y)
     loaded.compile(optimizer=Adam(0.5), batch_size=10)
     assert (loaded.state.step, loaded.learning_rate, set(loaded.state.slots[0])) == (7, 0.5, {"m", "v"})
-    loaded.compile(optimizer=Sgd(0.1, momentum=0.9), loss="squared_error", batch_size=10)
+    loaded.compile(optimizer=Sgd(0.1, momentum=0.9), batch_size=10)
     assert (loaded.state.step, set(loaded.state.slots[0])) == (0, {"velocity"})
-    loaded.compile(optimizer="sgd", loss="mean_squared_error")
+    loaded.compile(optimizer="sgd")
     assert (loaded.learning_rate, loaded.state.slots) == (0.01, [{}, {}])
 
 
@@ -388,8 +391,13 @@ def test_refused_compilations_leave_what_was_there(loaded, options, kind, messag
 
 def test_loss_that_does_not_go_with_the_last_layer(device):
     device.load_model(Network(6, (Dense(5), Dense(3, "relu"))))
-    with pytest.raises(ModelError, match=r"layer 1: the loss sparse_categorical_crossentropy needs softmax .* not relu"):
+    with pytest.raises(
+        ModelError, match=r"layer 1: the loss sparse_categorical_crossentropy needs softmax .* not relu"
+    ):
         device.compile()
+    device.load_model(NETWORK)
+    with pytest.raises(ModelError, match="layer 1: the loss squared_error needs another activation than softmax"):
+        device.compile(loss="squared_error")
 
 
 @pytest.mark.parametrize(
@@ -500,12 +508,12 @@ def test_interrupt_in_the_middle_of_fit(loaded, standin, monkeypatch, step):
 
 
 def test_second_interrupt_does_not_wait(loaded, standin, monkeypatch):
-    """The batch that was running is lost; the state before it is there; the device is opened anew and goes on."""
+    """The epoch that was running is lost; the state before it is there; the device is opened anew and goes on."""
     expected, whole = reference(2), reference(7)
-    standin.steps = 0
-    monkeypatch.setattr(standin, "interrupts_at", {2: 2})
+    loaded.fit(X[:16], Y[:16], shuffle=False)
+    monkeypatch.setattr(standin, "interrupts_at", {standin.steps + 2: 2})
     with pytest.raises(KeyboardInterrupt):
-        loaded.fit(X, Y, shuffle=False)
+        loaded.fit(X[16:], Y[16:], shuffle=False)
     assert loaded.state.same(expected)
     assert StandInBackend.alive == 0
     monkeypatch.setattr(standin, "interrupts_at", {})
@@ -526,15 +534,33 @@ def test_interrupt_between_calls_is_an_ordinary_one(loaded):
 
 def test_fault_of_the_core(loaded, standin, monkeypatch):
     fault = Fault(FaultCause.BUS_READ, Engine.LOAD, 7, 0x1000)
-    expected = reference(4)
-    standin.steps = 0
-    monkeypatch.setattr(standin, "fault_at", {4: fault})
+    expected, whole = reference(4), reference(7)
+    loaded.fit(X[:32], Y[:32], shuffle=False)
+    monkeypatch.setattr(standin, "fault_at", {standin.steps + 2: fault})
     with pytest.raises(CoreFaultError, match="BUS_READ in LOAD, command 7, address 0x1000"):
-        loaded.fit(X, Y, shuffle=False)
+        loaded.fit(X[32:], Y[32:], shuffle=False)
     assert loaded.fault == fault
     assert loaded.state.same(expected)
     loaded.fit(X[32:], Y[32:], shuffle=False)
-    assert loaded.state.same(reference(7))
+    assert loaded.state.same(whole)
+
+
+def test_a_callback_may_read_and_set_the_state(loaded):
+    """Between two batches it is that after the last one; and what is set is what the next batch begins with."""
+    first, seen = loaded.state, []
+
+    def look(progress):
+        seen.append(loaded.state.step)
+        if progress.batches == 6:
+            assert loaded.state.same(after)
+            loaded.state = first
+
+    after = reference(6)
+    loaded.fit(X[:48], Y[:48], shuffle=False, on_progress=look)
+    assert loaded.state.same(first)
+    assert seen == [1, 2, 3, 4, 5, 6]
+    loaded.fit(X, Y, shuffle=False, on_progress=look)
+    assert loaded.state.step == 1  # the seventh batch only
 
 
 def test_every_error_of_the_sdk_is_one_kind_and_a_usual_one():

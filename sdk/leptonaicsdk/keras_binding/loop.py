@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import inputs
 from ..errors import InputError, InputTypeError, ModelError
-from ..loaded import Slice, add, slices
+from ..loaded import Slice, forward_slices, slices
 from ..session import Metrics
 from .compiled import rate, scheduled
 from .model import KerasModel
@@ -48,9 +48,30 @@ def _callbacks(model: Any, callbacks: Any, verbose: Any, epochs: int, steps: int
     )
 
 
-def _parts(model: Any, count: int, batch: int, single: bool = False) -> Iterator[Slice]:
-    given = getattr(model, "steps_per_execution", 1) or 1
-    return slices(count, batch, 1 if single else given if given > 1 else None)
+def _given(model: Any) -> int | None:
+    """Batches of a slice, if the model is compiled with a number."""
+    return model.steps_per_execution if (getattr(model, "steps_per_execution", 1) or 1) > 1 else None
+
+
+def _forward_parts(model: Any, count: int, batch: int) -> Iterator[Slice]:
+    given = _given(model)
+    return slices(count, batch, given) if given else forward_slices(count, batch)
+
+
+def _looks_at_batches(calls: Any) -> bool:
+    """Whether a callback may read or change the model at the end of a batch."""
+    base = keras.callbacks.Callback
+    return any(
+        (
+            type(call).on_train_batch_end is not base.on_train_batch_end
+            or type(call).on_train_batch_begin is not base.on_train_batch_begin
+            or type(call).on_batch_end is not base.on_batch_end
+            or type(call).on_batch_begin is not base.on_batch_begin
+        )
+        and not isinstance(call, keras.callbacks.ProgbarLogger)
+        and getattr(call, "save_freq", None) != "epoch"
+        for call in calls.callbacks
+    )
 
 
 def _logs(loaded: KerasModel, metrics: Metrics) -> dict[str, float]:
@@ -109,8 +130,9 @@ def fit(
 ) -> Any:
     """Train ``model``; Keras's ``Model.fit`` for arrays.
 
-    Weights and optimizer variables are written back after each slice of batches, before callbacks see the model. An
-    exception, Ctrl-C included, leaves in the model those of the last slice that ended.
+    Weights and optimizer variables are written back at the end of each epoch, and after each slice of batches if there
+    is a callback of batches, before callbacks see the model. Ctrl-C leaves in the model those of the last batch that
+    was trained; a second one, and a fault of the core, those that were last written.
 
     Returns
     -------
@@ -160,17 +182,29 @@ def fit(
     model.stop_training = False
     logs: dict[str, float] = {}
     calls.on_train_begin()
+    watched = _looks_at_batches(calls)
     for epoch in range(getattr(model, "_initial_epoch", None) or initial_epoch, epochs):
         calls.on_epoch_begin(epoch)
         order, total = _order(shuffle, len(samples), batch), Metrics(0, 0.0, 0)
-        for part in _parts(model, len(samples), batch, single):
-            calls.on_train_batch_begin(part.first)
-            rows = order[part.start : part.stop]
-            total = add(total, _train(device, loaded, samples[rows], wanted[rows]))
-            logs = _logs(loaded, total)
-            calls.on_train_batch_end(part.last, logs)
-            if model.stop_training:
-                break
+        runner = device._prepare(loaded)
+        try:
+            for part in slices(len(samples), batch, 1 if single else _given(model)):
+                calls.on_train_batch_begin(part.first)
+                if watched:
+                    device._prepare(loaded)
+                alpha = inputs.number("learning_rate", rate(model.optimizer))
+                rows = order[part.start : part.stop]
+                total += runner.train(samples[rows], wanted[rows], alpha)
+                if watched:
+                    loaded.keep(runner.state)
+                elif single:
+                    model.optimizer.iterations.assign(model.optimizer.iterations + 1)
+                logs = _logs(loaded, total)
+                calls.on_train_batch_end(part.last, logs)
+                if model.stop_training:
+                    break
+        finally:
+            loaded.keep(runner.state)
         if validation is not None and _due(validation_freq, epoch):
             found = evaluate(
                 device,
@@ -191,16 +225,6 @@ def fit(
 def _due(frequency: Any, epoch: int) -> bool:
     """Keras's ``validation_freq``: every so many epochs, or those in a list, counted from 1."""
     return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
-
-
-def _train(device: "Device", loaded: KerasModel, x: NDArray, y: NDArray) -> Metrics:
-    """One slice. The learning rate and the weights are those that the model has now: callbacks may have set them."""
-    alpha = inputs.number("learning_rate", rate(loaded.model.optimizer))
-    runner = device._prepare(loaded)
-    try:
-        return runner.train(x, y, alpha)
-    finally:
-        loaded.keep(runner.state)
 
 
 def evaluate(
@@ -232,10 +256,10 @@ def evaluate(
     others = _Others(model, loaded, y)
     total, logs = Metrics(0, 0.0, 0), dict[str, float]()
     calls.on_test_begin()
-    for part in _parts(model, len(samples), batch):
+    for part in _forward_parts(model, len(samples), batch):
         calls.on_test_batch_begin(part.first)
         chunk = samples[part.start : part.stop]
-        total = add(total, runner.evaluate(chunk, wanted[part.start : part.stop]))
+        total += runner.evaluate(chunk, wanted[part.start : part.stop])
         if loaded.compiled.others:
             others.add(part, runner.predict(chunk))
         logs = dict(sorted((_logs(loaded, total) | others.results).items()))
@@ -285,7 +309,7 @@ def predict(
     model.stop_predicting = False
     results: list[NDArray[np.float32]] = []
     calls.on_predict_begin()
-    for part in _parts(model, len(samples), batch):
+    for part in _forward_parts(model, len(samples), batch):
         calls.on_predict_batch_begin(part.first)
         results.append(runner.predict(samples[part.start : part.stop]))
         calls.on_predict_batch_end(part.last, {"outputs": results[-1]})

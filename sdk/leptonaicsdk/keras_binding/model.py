@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .. import inputs
 from ..errors import InputError, ModelError, StateError
-from ..loaded import Loaded
+from ..loaded import Loaded, check_last_layer
 from ..network import Activation, Loss, Network, Optimizer, Sgd
 from ..runner import Setup
 from ..state import Pair, State, initial_state, slot_names
@@ -86,10 +86,7 @@ class KerasModel(Loaded):
         """
         if self._compiled is None:
             result = compiled(self.model)
-            last = self.network.layers[-1].activation
-            if result.loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY and last != Activation.SOFTMAX:
-                layer = self._described().dense[-1].name
-                raise ModelError(f"layer {layer!r}: the loss {result.loss} needs softmax as its activation, not {last}")
+            check_last_layer(f"layer {self._described().dense[-1].name!r}", self.network, result.loss)
             self._compiled = result
         return self._compiled
 
