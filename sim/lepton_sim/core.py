@@ -4,26 +4,43 @@ import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from lepton_npu.spec.config import PRESETS, NpuConfig
 from lepton_npu.top import LeptonNpu
 from lepton_npu.verilog import generate
 from lepton_verif.job import Job
-from leptonaicsdk.driver import Driver, Fault
+from leptonaicsdk.driver import Driver, Fault, RegisterBus
 
 from .build import kept_text
-from .harness import Harness, Stalls
+from .harness import Stalls
 from .harness.build import build_harness
 
-__all__ = ["CoreRun", "core_library", "core_verilog", "run_job"]
+__all__ = ["CoreRun", "SimulatedCore", "core_library", "core_verilog", "run_job"]
 
 MAX_CYCLES = 50_000_000
 
 
 @dataclass
 class CoreRun:
-    """What a job left behind: its fault if any, counters, simulated cycles, and seconds of host time."""
+    """What a job left behind.
+
+    Attributes
+    ----------
+    memory : numpy.ndarray
+    tag : int
+        TAG register.
+    fault : Fault or None
+    counters : dict of str to int
+        The core's own. CYCLES goes on until it is read, some cycles behind the interrupt.
+    cycles : int
+        From the cycle in which the doorbell is accepted to the first one with the interrupt.
+    seconds : float
+        Host time for these.
+    beats : (int, int)
+        Data beats read and written meanwhile.
+    """
 
     memory: np.ndarray
     tag: int
@@ -32,6 +49,34 @@ class CoreRun:
     cycles: int
     seconds: float = 0.0
     beats: tuple[int, int] = field(default=(0, 0))
+
+
+class SimulatedCore(RegisterBus, Protocol):
+    """What runs jobs: `Harness`, or under cocotb `lepton_verif.tb.harness.CocotbHarness`."""
+
+    memory: np.ndarray
+    base: int
+
+    @property
+    def cycle(self) -> int:
+        """Clock cycles so far."""
+
+    @property
+    def accepted(self) -> int:
+        """The cycle in which the core took the last register access."""
+
+    @property
+    def beats(self) -> tuple[int, int]:
+        """Data beats read and written."""
+
+    def configure(self, *, latency: int, bandwidth: int, stalls: Stalls | None, interleave: bool, seed: int) -> None:
+        """See `Harness.configure`."""
+
+    def reset(self) -> None:
+        """A hard reset."""
+
+    def run(self, max_cycles: int) -> bool:
+        """Clock until the interrupt is up, or for ``max_cycles``."""
 
 
 def core_verilog(config: NpuConfig) -> str:
@@ -46,8 +91,8 @@ def core_library(config: NpuConfig, *, trace: bool = False) -> Path:
 
 
 def run_job(
-    harness: Harness, job: Job, *, latency: int = 20, stalls: Stalls | None = None, interleave: bool = False,
-    seed: int = 0, max_cycles: int = MAX_CYCLES,
+    harness: SimulatedCore, job: Job, *, latency: int = 20, bandwidth: int = 1, stalls: Stalls | None = None,
+    interleave: bool = False, seed: int = 0, max_cycles: int = MAX_CYCLES,
 ) -> CoreRun:  # fmt: skip
     """Run ``job`` from a hard reset until its interrupt.
 
@@ -64,16 +109,15 @@ def run_job(
             f"not {harness.memory.size} at 0x{harness.base:x}"
         )
     harness.memory[:] = job.memory
-    harness.configure(latency=latency, stalls=stalls, interleave=interleave, seed=seed)
+    harness.configure(latency=latency, bandwidth=bandwidth, stalls=stalls, interleave=interleave, seed=seed)
     harness.reset()
     driver = Driver(harness)
     driver.start(job.ring, job.ring_log2)
-    first, clock = harness.cycle, time.perf_counter()
-    beats = harness.beats
+    clock, beats = time.perf_counter(), harness.beats
     driver.doorbell(job.records)
     if not harness.run(max_cycles):
         raise TimeoutError(f"{job.name}: no interrupt within {max_cycles} cycles: {driver.counters()}")
-    seconds, cycles = time.perf_counter() - clock, harness.cycle - first
+    seconds, cycles = time.perf_counter() - clock, harness.cycle - harness.accepted
     after = harness.beats
     fault = driver.fault
     return CoreRun(

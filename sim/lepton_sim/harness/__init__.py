@@ -41,6 +41,11 @@ class Stalls:
             if not 0 <= (value := getattr(self, field.name)) < 1:
                 raise ValueError(f"{field.name} must be from 0 to below 1, not {value}")
 
+    @property
+    def chances(self) -> list[int]:
+        """In 1/65536, in the order ar, r, aw, w, b: what the memory compares 16 random bits with."""
+        return [int(getattr(self, field.name) * 65536) for field in fields(self)]
+
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Stalls":
         """Stalls of every kind: some channels free, some busy, some nearly shut."""
@@ -58,7 +63,12 @@ class ErrorRange:
 
 
 class _Settings(ctypes.Structure):
-    _fields_ = [("latency", ctypes.c_uint32), ("stall", ctypes.c_uint32 * 5), ("interleave", ctypes.c_uint32)]
+    _fields_ = [
+        ("latency", ctypes.c_uint32),
+        ("bandwidth", ctypes.c_uint32),
+        ("stall", ctypes.c_uint32 * 5),
+        ("interleave", ctypes.c_uint32),
+    ]
 
 
 class _ErrorRange(ctypes.Structure):
@@ -78,6 +88,7 @@ def _bind(path: Path) -> ctypes.CDLL:
         ("destroy", None, [handle]),
         ("memory", ctypes.POINTER(ctypes.c_uint8), [handle]),
         ("cycle", u64, [handle]),
+        ("accepted", u64, [handle]),
         ("beats", u64, [handle, ctypes.c_int]),
         ("reset", None, [handle, ctypes.c_int]),
         ("settings", None, [handle, ctypes.POINTER(_Settings), u64]),
@@ -137,6 +148,11 @@ class Harness:
         return self._library.lepton_cycle(self._handle)
 
     @property
+    def accepted(self) -> int:
+        """The cycle in which the core took the last register access: its address, and the data of a write."""
+        return self._library.lepton_accepted(self._handle)
+
+    @property
     def beats(self) -> tuple[int, int]:
         """Data beats (read, written) on the AXI4 port."""
         return self._library.lepton_beats(self._handle, 0), self._library.lepton_beats(self._handle, 1)
@@ -150,11 +166,38 @@ class Harness:
         """Hard reset for some cycles; what the memory had in flight is forgotten."""
         self._library.lepton_reset(self._handle, cycles)
 
-    def configure(self, *, latency: int = 0, stalls: Stalls | None = None, interleave: bool = False, seed: int = 0):
-        """Set the memory's latency (cycles), stalls, and whether R beats of different IDs alternate."""
+    def configure(
+        self,
+        *,
+        latency: int = 0,
+        bandwidth: int = 1,
+        stalls: Stalls | None = None,
+        interleave: bool = False,
+        seed: int = 0,
+    ):
+        """Set how the memory answers, from now on; the rules, cycle by cycle, are in docs/verification.md.
+
+        Parameters
+        ----------
+        latency : int
+            Cycles from an address (or the last beat of a write) to the first beat of its answer, beyond the least of 1.
+        bandwidth : int
+            Cycles a data beat takes: at most one on R and one on W in any ``bandwidth`` cycles. 1 is full rate.
+        stalls : Stalls
+            Random ones, besides; they come from ``seed``.
+        interleave : bool
+            Whether R beats of different IDs alternate at random; else bursts are answered in the order they came in.
+
+        Raises
+        ------
+        ValueError
+            For a latency below 0, or a bandwidth below 1.
+        """
         stalls = stalls or Stalls()
-        chances = [int(getattr(stalls, name) * 65536) for name in ("ar", "r", "aw", "w", "b")]
-        settings = _Settings(latency, (ctypes.c_uint32 * 5)(*chances), int(interleave))
+        for name, value, least in (("latency", latency, 0), ("bandwidth", bandwidth, 1)):
+            if not least <= value < 1 << 32:
+                raise ValueError(f"{name} must be from {least} to 2^32 - 1 cycles, not {value}")
+        settings = _Settings(latency, bandwidth, (ctypes.c_uint32 * 5)(*stalls.chances), int(interleave))
         self._library.lepton_settings(self._handle, ctypes.byref(settings), seed)
 
     def inject_errors(self, ranges: list[ErrorRange]):

@@ -1,9 +1,10 @@
 // The compiled harness: the Verilator model of the core with an AXI4 memory and an AXI4-Lite host beside it.
 //
 // Everything that toggles every cycle is here; Python only rings doorbells. The memory accepts any legal traffic,
-// stalls every channel at random on request, answers after a settable latency, may interleave reads of different
-// IDs, injects error responses by address range, and checks the core's side of the handshake and burst rules
-// (AMBA AXI and ACE, IHI 0022H, A3.2 and A3.4).
+// stalls every channel at random on request, answers after a settable latency at a settable bandwidth, may interleave
+// reads of different IDs, injects error responses by address range, and checks the core's side of the handshake and
+// burst rules (AMBA AXI and ACE, IHI 0022H, A3.2 and A3.4). Its timing rules are in docs/verification.md;
+// verif/lepton_verif/tb/axi_memory.py has the same ones for cocotb, and a test holds the two together.
 //
 // One instance has no shared state: several may run in threads of one process.
 
@@ -30,6 +31,7 @@ enum Response { kOkay = 0, kSlverr = 2, kDecerr = 3 };
 
 struct Settings {
     uint32_t latency;            // cycles from an accepted address (or last W beat) to the first response
+    uint32_t bandwidth;          // cycles a data beat takes, on R and on W
     uint32_t stall[kChannels];   // chance of a stall in each cycle, in 1/65536
     uint32_t interleave;         // R beats of different IDs may alternate
 };
@@ -72,6 +74,7 @@ struct Harness {
     std::vector<uint8_t> memory;
     uint64_t base = 0;
     uint64_t cycle = 0;
+    uint64_t accepted = 0;  // cycle in which the core had taken the last register access
     Settings settings{};
     Random random{1};
     std::vector<ErrorRange> errors;
@@ -83,6 +86,7 @@ struct Harness {
     std::deque<WriteBeat> write_beats;
     bool r_valid = false, b_valid = false;
     uint32_t r_id = 0;
+    uint64_t r_free = 0, w_free = 0;  // first cycle of another beat
     uint64_t beats_read = 0, beats_written = 0;
 
     // What the core drove in the last cycle without being accepted: it must not change.
@@ -127,7 +131,7 @@ struct Harness {
     }
 
     void choose_read() {
-        if (r_valid) return;
+        if (r_valid || cycle < r_free) return;
         std::vector<uint32_t> candidates;
         for (auto& [id, queue] : reads)
             if (!queue.empty() && queue.front().ready_at <= cycle) candidates.push_back(id);
@@ -146,7 +150,7 @@ struct Harness {
         choose_read();
         top->m_axi_arready = !random.chance(settings.stall[kAr]);
         top->m_axi_awready = !random.chance(settings.stall[kAw]);
-        top->m_axi_wready = !random.chance(settings.stall[kW]);
+        top->m_axi_wready = !random.chance(settings.stall[kW]) && cycle >= w_free;
         top->m_axi_rvalid = r_valid;
         if (r_valid) {
             const Burst& burst = reads[r_id].front();
@@ -203,6 +207,7 @@ struct Harness {
         if (r_valid && top->m_axi_rready) {
             Burst& burst = reads[r_id].front();
             beats_read++;
+            r_free = cycle + settings.bandwidth;
             if (++burst.done == burst.beats) {
                 reads[r_id].pop_front();
                 for (auto it = read_order.begin(); it != read_order.end(); ++it)
@@ -224,6 +229,7 @@ struct Harness {
             beat.last = w.last;
             write_beats.push_back(beat);
             beats_written++;
+            w_free = cycle + settings.bandwidth;
         }
         if (b_valid && top->m_axi_bready) {
             responses.pop_front();
@@ -268,6 +274,7 @@ struct Harness {
     void reset(int cycles) {
         reads.clear(), read_order.clear(), writes.clear(), responses.clear(), write_beats.clear();
         r_valid = b_valid = false;
+        r_free = w_free = 0;
         held_ar = held_aw = held_w = Held{};
         top->rst = 1;
         top->s_axil_awvalid = top->s_axil_wvalid = top->s_axil_bready = 0;
@@ -302,6 +309,7 @@ struct Harness {
             const bool answer = write ? top->s_axil_bvalid : top->s_axil_rvalid;
             const uint32_t data = top->s_axil_rdata;
             const int response = write ? top->s_axil_bresp : top->s_axil_rresp;
+            if (address_now || data_now) accepted = cycle;
             step();
             if (address_now) address_done = true, (write ? top->s_axil_awvalid : top->s_axil_arvalid) = 0;
             if (data_now) data_done = true, top->s_axil_wvalid = 0;
@@ -326,6 +334,7 @@ void lepton_destroy(Harness* h) {
 }
 uint8_t* lepton_memory(Harness* h) { return h->memory.data(); }
 uint64_t lepton_cycle(Harness* h) { return h->cycle; }
+uint64_t lepton_accepted(Harness* h) { return h->accepted; }
 uint64_t lepton_beats(Harness* h, int written) { return written ? h->beats_written : h->beats_read; }
 void lepton_reset(Harness* h, int cycles) { h->reset(cycles); }
 void lepton_settings(Harness* h, const Settings* settings, uint64_t seed) {

@@ -8,8 +8,8 @@ largest magnitude is in [2^E, 2^(E+1)) has steps s = 2^(E - f), f = 6, 14, 22, a
 - Limb p > 0 of an element is at most 128 * 2^(E - 6 - 8p) = 2^(E + 1 - 8p). At precision 32 the passes (1, 2), (2, 1)
   and (2, 2) are left out: 2 * 2^-22 + 2^-30 times 2^(Ea + Eb) for each product of numbers that are not 0.
 - The sums of the passes are exact, and so is their scaling; adding n of them rounds n - 1 times (N. J. Higham,
-  "Accuracy and Stability of Numerical Algorithms", 2nd edition, section 4.2). Their magnitudes sum to at most that of the limbs,
-  and the limbs of an element to at most its own and twice that of limbs 1 and 2.
+  "Accuracy and Stability of Numerical Algorithms", 2nd edition, section 4.2). Their magnitudes sum to at most that of
+  the limbs, and the limbs of an element to at most its own and twice that of limbs 1 and 2.
 """
 
 import numpy as np
