@@ -1,7 +1,7 @@
 """Speed of the instruction-set simulator: milliseconds for a training step of 784-64-10, batch 32, with Adam.
 
-``python -m bench.simulator_speed`` prints the processor time of whole steps, and a breakdown by command, for which every command
-is run by itself (so that its sum is a little more than a step).
+``python -m bench.simulator_speed`` prints the processor time of whole steps, and a breakdown by command, for which
+every command is run by itself (so that its sum is a little more than a step).
 """
 
 import argparse

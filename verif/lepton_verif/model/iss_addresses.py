@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .iss_state import EngineFaultError
 
-__all__ = ["as_slice", "check_local", "check_range", "is_local", "nest"]
+__all__ = ["as_slice", "check_local", "check_range", "is_local", "nest", "strided_rows"]
 
 
 def nest(base: int, *loops: tuple[int, int]) -> NDArray[np.int64]:
@@ -48,3 +48,12 @@ def as_slice(addresses: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     if flat.size and (flat[-1] - flat[0] == flat.size - 1) and (np.diff(flat) == 1).all():
         return slice(int(flat[0]), int(flat[-1]) + 1)
     return flat
+
+
+def strided_rows(
+    local: NDArray[np.uint32], base: int, counts: tuple[int, ...], strides: tuple[int, ...]
+) -> NDArray[np.uint32]:
+    """Rows ``base + sum(i_d * stride_d)`` of ``local``, as an array (*counts, T) that shares its memory."""
+    row = local.strides[0]
+    steps = (*(stride * row for stride in strides), local.itemsize)
+    return np.ndarray((*counts, local.shape[1]), local.dtype, local, base * row, steps)

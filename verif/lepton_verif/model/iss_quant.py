@@ -6,7 +6,7 @@ import numpy as np
 from lepton_npu.spec.commands import FaultCause, Precision
 from lepton_npu.spec.config import NpuConfig
 
-from .arith.quantise import quantise
+from .arith.quantise import quantise, quantise_in_place
 from .iss_addresses import as_slice, is_local, nest
 from .iss_state import CoreState, EngineFaultError
 
@@ -23,35 +23,37 @@ def prepare_quant(config: NpuConfig, f: dict[str, int]) -> Callable[[CoreState],
     rows, cols, limbs = f["rows"], f["cols"], Precision(f["precision"]).limbs
     high, wide = -(-rows // side), -(-cols // side)
     source = np.broadcast_to(nest(f["source"], (rows, f["source_stride"]), (wide, 1)), (rows, wide))
-    # (limb, tile row, tile column)
+    # (limb, tile column, tile row), the order in which tiles are written
     target = f["tile"] + (
         np.arange(limbs)[:, None, None] * f["limb_stride"]
-        + np.arange(high)[:, None]
-        + np.arange(wide) * f["tile_stride"]
+        + np.arange(wide)[:, None] * f["tile_stride"]
+        + np.arange(high)
     )
     valid = bool(is_local(config, source).all()) and int(target.max()) < config.tiles
-    index = as_slice(source)
+    index, places = as_slice(source), [as_slice(plane) for plane in target]
+    # Rows of the tiles, in the order in which they are written, by their places in the padded matrix.
+    tile_rows = np.arange(high * side * wide).reshape(high * side, wide).T.reshape(-1)
 
     def execute(state: CoreState):
         if valid:
             words = state.local[index].reshape(rows, wide * side)[:, :cols]
-            tiles = quantise(words, precision, side)
-            for limb in range(limbs):
-                state.tiles[target[limb].T] = tiles.mantissas[limb].swapaxes(0, 1)
-                state.exponents[target[limb].T] = tiles.exponents.T
+            planes, exponents = quantise_in_place(words, precision, side)
+            for place, plane in zip(places, planes):
+                state.tiles[place] = plane.reshape(-1, side).take(tile_rows, axis=0).reshape(-1, side, side)
+                state.exponents[place] = exponents.T.reshape(-1)
             return
         for j in range(wide):
             for i in range(high):
                 for limb in range(limbs):
-                    if target[limb, i, j] >= config.tiles:
-                        raise EngineFaultError(FaultCause.LOCAL_RANGE, int(target[limb, i, j]) * side)
+                    if target[limb, j, i] >= config.tiles:
+                        raise EngineFaultError(FaultCause.LOCAL_RANGE, int(target[limb, j, i]) * side)
                 read = source[i * side : (i + 1) * side, j]
                 good = is_local(config, read)
                 if not good.all():
                     raise EngineFaultError(FaultCause.LOCAL_RANGE, int(read[~good][0]))
                 tile = quantise(state.local[read][:, : min(side, cols - j * side)], precision, side)
                 for limb in range(limbs):
-                    state.tiles[target[limb, i, j]] = tile.mantissas[limb, 0, 0]
-                    state.exponents[target[limb, i, j]] = tile.exponents[0, 0]
+                    state.tiles[target[limb, j, i]] = tile.mantissas[limb, 0, 0]
+                    state.exponents[target[limb, j, i]] = tile.exponents[0, 0]
 
     return execute

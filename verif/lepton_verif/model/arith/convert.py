@@ -21,7 +21,7 @@ def scaled_int_to_fp32(value: np.ndarray, scale: np.ndarray | int) -> np.ndarray
 
 def from_element(words: np.ndarray, format: Format) -> np.ndarray:
     """Elements (uint32, in the low bits) as float32."""
-    words = np.asarray(words, np.uint32)
+    words = np.asarray(words).astype(np.uint32, copy=False)
     match Format(format):
         case Format.BF16:
             return from_bits((words & 0xFFFF) << 16)

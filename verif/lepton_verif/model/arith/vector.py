@@ -10,14 +10,19 @@ from lepton_npu.spec.commands import Format, VectorOp
 from numpy.typing import NDArray
 
 from . import convert, fp32, functions
+from .muladd import Ternary, prepare_muladd
 
-__all__ = ["compute", "pack", "packed_rows", "shuffle", "unpack"]
+__all__ = ["pack", "packed_rows", "prepare_operation", "prepare_shuffle", "unpack"]
+
+Operand = NDArray[np.float32]
 
 _MEMORY_TYPE: dict[Format, np.dtype] = {
     Format.BF16: np.dtype("<u2"),
     Format.U8: np.dtype("u1"),
     Format.I8: np.dtype("i1"),
 }
+_EXPONENT = np.array(0x7F800000, np.uint32)
+_ZERO = np.array(0, np.int32)
 
 
 def packed_rows(fmt: Format, count: int) -> int:
@@ -25,20 +30,20 @@ def packed_rows(fmt: Format, count: int) -> int:
     return -(-count // Format(fmt).pack)
 
 
-def unpack(rows: NDArray[np.uint32], fmt: Format, count: int) -> NDArray[np.float32]:
+def unpack(rows: NDArray[np.uint32], fmt: Format, count: int) -> Operand:
     """Rows (..., packed_rows, T) of elements in memory order to ``count`` steps (..., count, T) of binary32."""
-    fmt = Format(fmt)
-    if fmt.pack == 1:
-        return fp32.from_bits(rows) if fmt == Format.F32 else convert.from_element(rows, fmt)
+    if fmt == Format.F32:
+        return rows.view(np.float32)
+    if fmt == Format.I32:
+        return rows.view(np.int32).astype(np.float32)
     side = rows.shape[-1]
-    elements = np.ascontiguousarray(rows, "<u4").view(_MEMORY_TYPE[fmt])
-    steps = elements.reshape(*rows.shape[:-2], rows.shape[-2] * fmt.pack, side)
-    return convert.from_element(steps[..., :count, :], fmt)
+    elements = rows.astype("<u4", copy=False).view(_MEMORY_TYPE[fmt])
+    steps = elements.reshape(*rows.shape[:-2], rows.shape[-2] * fmt.pack, side)[..., :count, :]
+    return convert.from_element(steps, fmt) if fmt == Format.BF16 else steps.astype(np.float32)
 
 
-def pack(values: NDArray[np.float32], fmt: Format) -> NDArray[np.uint32]:
+def pack(values: Operand, fmt: Format) -> NDArray[np.uint32]:
     """Steps (..., count, T) of binary32 to rows of elements; the last row of each inner loop is filled with zeros."""
-    fmt = Format(fmt)
     elements = convert.to_element(values, fmt)
     if fmt.pack == 1:
         return elements
@@ -49,27 +54,97 @@ def pack(values: NDArray[np.float32], fmt: Format) -> NDArray[np.uint32]:
     return padded.reshape(*outer, rows, fmt.pack * side).view("<u4")
 
 
-def shuffle(values: NDArray, lane_bcast: int, lane_xor: int) -> NDArray:
-    """Lane l of the result is lane ``(l & ~lane_bcast) ^ lane_xor``."""
+def prepare_shuffle(side: int, lane_bcast: int, lane_xor: int) -> Callable[[NDArray], NDArray] | None:
+    """A function of rows whose lane l is lane ``(l & ~lane_bcast) ^ lane_xor`` of its argument; None for no change.
+
+    Where all lanes are the same one, it gives only that: it broadcasts.
+    """
     if not lane_bcast and not lane_xor:
-        return values
-    lanes = np.arange(values.shape[-1])
-    return values[..., (lanes & ~lane_bcast) ^ lane_xor]
+        return None
+    lanes = (np.arange(side) & ~lane_bcast) ^ lane_xor
+    first = int(lanes[0])
+    if (lanes == first).all():
+        return lambda rows: rows[..., first : first + 1]
+    return lambda rows: rows.take(lanes, axis=-1)
 
 
-def _select(a: NDArray, b: NDArray, c: NDArray) -> NDArray:
-    a, b, c = np.broadcast_arrays(fp32.flush(a), fp32.flush(b), fp32.flush(c))
-    return fp32.canonicalize(np.where(a != 0, b, c))
+def prepare_operation(
+    op: VectorOp,
+    b: Operand | None = None,
+    c: Operand | None = None,
+    *,
+    square: bool = False,
+    relu: bool = False,
+    negate_b: bool = False,
+    negate_c: bool = False,
+) -> Ternary:
+    """``op`` as a function of operands a, b and c in binary32, which broadcast; it ignores those it does not use.
+
+    It is for use within ``numpy.errstate(all="ignore")``, and gives a new array.
+
+    Parameters
+    ----------
+    b, c : array without dimensions, or None
+        Immediates, which take the place of what the function is given.
+    square : bool
+        b is always the same array as a.
+    relu, negate_b, negate_c : bool
+        The fields of the command.
+    """
+    if op == VectorOp.MULADD:
+        function = prepare_muladd(b, c, square=square, negate_b=negate_b, negate_c=negate_c)
+    elif op.operands == "a":
+        unary = _FUNCTIONS[op]
+        function = lambda a, b, c: unary(a)  # noqa: E731
+    else:
+        function = _with_operands(_OPERATIONS[op], b, c, negate_b, negate_c)
+    return _with_relu(function) if relu else function
 
 
-_OPERATIONS: dict[VectorOp, Callable[..., NDArray]] = {
-    VectorOp.MULADD: fp32.muladd,
-    VectorOp.MIN: fp32.minimum,
-    VectorOp.MAX: fp32.maximum,
-    VectorOp.LT: lambda a, b: fp32.lt(a, b).astype(np.float32),
-    VectorOp.LE: lambda a, b: fp32.le(a, b).astype(np.float32),
-    VectorOp.EQ: lambda a, b: fp32.eq(a, b).astype(np.float32),
+def _with_operands(function: Ternary, b: Operand | None, c: Operand | None, negate_b: bool, negate_c: bool) -> Ternary:
+    """Immediates and signs of b and c."""
+    constants = [None if x is None else np.array([-x if n else x]) for x, n in ((b, negate_b), (c, negate_c))]
+
+    def apply(a: Operand, b: Operand, c: Operand) -> Operand:
+        if constants[0] is not None:
+            b = constants[0]
+        elif negate_b:
+            b = -b
+        if constants[1] is not None:
+            c = constants[1]
+        elif negate_c:
+            c = -c
+        return function(a, b, c)
+
+    return apply
+
+
+def _with_relu(function: Ternary) -> Ternary:
+    def apply(a: Operand, b: Operand, c: Operand) -> Operand:
+        result = function(a, b, c)
+        # As integers, all numbers with a sign are negative, and the one NaN is not.
+        words = result.view(np.int32)
+        np.maximum(words, _ZERO, out=words)
+        return result
+
+    return apply
+
+
+def _select(a: Operand, b: Operand, c: Operand) -> Operand:
+    # Zeros and subnormals have no bit of their exponent set.
+    return fp32.unify_nans(fp32.flush(np.where(a.view(np.uint32) & _EXPONENT, b, c)))
+
+
+_OPERATIONS: dict[VectorOp, Ternary] = {
+    VectorOp.MIN: lambda a, b, c: fp32.minimum(a, b),
+    VectorOp.MAX: lambda a, b, c: fp32.maximum(a, b),
+    VectorOp.LT: lambda a, b, c: fp32.lt(a, b).astype(np.float32),
+    VectorOp.LE: lambda a, b, c: fp32.le(a, b).astype(np.float32),
+    VectorOp.EQ: lambda a, b, c: fp32.eq(a, b).astype(np.float32),
     VectorOp.SELECT: _select,
+}
+
+_FUNCTIONS: dict[VectorOp, Callable[[Operand], Operand]] = {
     VectorOp.EXP: functions.exp,
     VectorOp.RECIP: functions.recip,
     VectorOp.SQRT: functions.sqrt,
@@ -77,27 +152,3 @@ _OPERATIONS: dict[VectorOp, Callable[..., NDArray]] = {
     VectorOp.SIGMOID: functions.sigmoid,
     VectorOp.TANH: functions.tanh,
 }
-
-
-def compute(
-    op: VectorOp,
-    a: NDArray[np.float32],
-    b: NDArray[np.float32] | None = None,
-    c: NDArray[np.float32] | None = None,
-    *,
-    relu: bool = False,
-    negate_b: bool = False,
-    negate_c: bool = False,
-) -> NDArray[np.float32]:
-    """One operation over binary32 operands that broadcast; operands it does not use may be None."""
-    op = VectorOp(op)
-    if b is not None and negate_b:
-        b = np.negative(b)
-    if c is not None and negate_c:
-        c = np.negative(c)
-    given = {"a": a, "b": b, "c": c}
-    result = _OPERATIONS[op](*(given[name] for name in op.operands))
-    if relu:
-        # A NaN is not negative; -0 becomes +0.
-        result = np.where(np.signbit(result) & ~np.isnan(result), np.float32(0), result)
-    return result
