@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from .arith import fp32
 from .arith.quantise import NAN_EXPONENT
 from .iss_matmul_direct import DirectProduct
-from .iss_matmul_plan import MatmulPlan
+from .iss_matmul_plan import MatmulPlan, limb_passes
 from .iss_state import CoreState
 
-__all__ = ["prepare_matmul", "scale_sums"]
+__all__ = ["limb_passes", "prepare_matmul", "scale_sums"]
 
 _CHUNK = 1 << 21
 _UNIT = 254 + 12
