@@ -20,6 +20,24 @@ ENGINES: dict[Engine, tuple[Opcode, ...]] = {
 """The engines with a queue, and the opcodes of each."""
 
 
+_CONTROL_FIELDS = {Opcode.IRQ: ("tag",), Opcode.ADDRESS: ("add",), Opcode.REPEAT: ("records", "count")}
+_REGISTER_OFFSET = {"base": "address", "number": "value"}  # the field of a register, and that of what is added to it
+
+
+def _register_fields() -> tuple[Field, Field]:
+    """The fields that name an address register and hold an offset: at one place in all commands that have them."""
+    found = [
+        (field, next(other for other in command.body if other.name == _REGISTER_OFFSET[field.name]))
+        for command in COMMANDS.values()
+        for field in command.body
+        if field.name in _REGISTER_OFFSET
+    ]
+    places = {(number.offset, number.width, offset.offset, offset.width) for number, offset in found}
+    if len(places) != 1:
+        raise ValueError(f"register and offset must be at one place in all commands, not at {places}")
+    return found[0]
+
+
 def _bits(record, field: Field):
     return record[field.offset : field.offset + field.width]
 
@@ -41,8 +59,14 @@ class RecordDecoder(wiring.Component):
     wait, post : Out(16)
     tag : Out(32)
         Of an IRQ.
+    register : Out(3), offset : Out(64)
+        Of ADDRESS, LOAD, STORE and REPEAT: an address register, and what is added to it.
+    add : Out(1)
+        Of an ADDRESS.
+    records : Out(16), count : Out(32)
+        Of a REPEAT.
     commands : Out(struct of command_layout by engine name in lower case)
-        The record read as a command of each engine.
+        The record read as a command of each engine; addresses without those of their registers.
     """
 
     def __init__(self, config: NpuConfig):
@@ -58,6 +82,11 @@ class RecordDecoder(wiring.Component):
                 "wait": Out(16),
                 "post": Out(16),
                 "tag": Out(32),
+                "register": Out(3),
+                "offset": Out(64),
+                "add": Out(1),
+                "records": Out(16),
+                "count": Out(32),
                 "commands": Out(data.StructLayout(layouts)),
             }
         )
@@ -67,13 +96,18 @@ class RecordDecoder(wiring.Component):
         record = self.record
         for field in HEADER:
             m.d.comb += getattr(self, field.name).eq(_bits(record, field))
-        (tag,) = COMMANDS[Opcode.IRQ].body
-        m.d.comb += self.tag.eq(_bits(record, tag))
+        for opcode, names in _CONTROL_FIELDS.items():
+            for field in COMMANDS[opcode].body:
+                if field.name in names:
+                    m.d.comb += getattr(self, field.name).eq(_bits(record, field))
+        register, offset = _register_fields()
+        m.d.comb += [self.register.eq(_bits(record, register)), self.offset.eq(_bits(record, offset))]
         for engine, opcodes in ENGINES.items():
             command = self.commands[engine.name.lower()]
             m.d.comb += command.index.eq(self.index)
             for field in COMMANDS[opcodes[0]].body:
-                m.d.comb += command[field.name].eq(_bits(record, field))
+                if field.name in command.shape().members:
+                    m.d.comb += command[field.name].eq(_bits(record, field))
 
         with m.Switch(self.opcode):
             for opcode, command in COMMANDS.items():

@@ -9,12 +9,13 @@ from lepton_npu.spec.commands import COMMANDS, FaultCause, Opcode
 __all__ = ["INDEX_BITS", "EngineSignature", "FaultReport", "command_layout"]
 
 INDEX_BITS = 32
-"""Bits of a command index (records since reset, modulo 2^32)."""
+"""Bits of a command index (commands executed before it since reset, modulo 2^32)."""
 
 
 def command_layout(*opcodes: Opcode) -> data.StructLayout:
     """Layout of a decoded command: its ``index`` and every body field under its own name and width.
 
+    The number of an address register is not in it: its content has been added to ``address``.
     Several opcodes must have the same body fields (LOAD and STORE). Enumerated fields are plain unsigned here.
     """
     bodies = [COMMANDS[opcode].body for opcode in opcodes]
@@ -22,6 +23,8 @@ def command_layout(*opcodes: Opcode) -> data.StructLayout:
         raise ValueError(f"Commands must have the same fields to share a layout, not {opcodes!r}")
     members = {"index": unsigned(INDEX_BITS)}
     for field in bodies[0]:
+        if field.name == "base":
+            continue
         members[field.name] = signed(field.width) if field.signed else unsigned(field.width)
     return data.StructLayout(members)
 

@@ -1,6 +1,6 @@
-"""Fetching command records from the ring in host memory."""
+"""Fetching command records: from the ring in host memory, and from the bodies of REPEAT commands."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -10,20 +10,29 @@ from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 
 from .engine import INDEX_BITS
 
-__all__ = ["RECORD_BITS", "RecordFetch", "record_layout"]
+__all__ = ["RECORD_BITS", "RecordFetch", "body_layout", "record_layout"]
 
 RECORD_BITS = RECORD_BYTES * 8
 _RECORD_LOG2 = RECORD_BYTES.bit_length() - 1
+_NUMBER_BITS = 64 - _RECORD_LOG2  # of a record's address in records
 _AHEAD = 2  # records asked for and not taken: hides the memory's latency behind the decoding of the one before
 
 
 def record_layout() -> data.StructLayout:
-    """A record, its index, and whether it could not be read (then ``address`` is where)."""
-    return data.StructLayout({"bits": RECORD_BITS, "index": INDEX_BITS, "error": 1, "address": 64})
+    """A record and its index; whether it could not be read, is one of a body, and is the last one of its last round."""
+    return data.StructLayout({"bits": RECORD_BITS, "index": INDEX_BITS, "error": 1, "body": 1, "last": 1})
+
+
+def body_layout() -> data.StructLayout:
+    """A body: byte address (a multiple of 64), records, and how many times they run (each at least 1)."""
+    return data.StructLayout({"address": 64, "records": 16, "count": 32})
 
 
 class RecordFetch(wiring.Component):
-    """Reads records ``head`` to ``tail`` of the ring, one burst each, in order, two ahead of their use.
+    """Reads records ``head`` to ``tail`` of the ring, and bodies in between; a burst each, in order, two ahead.
+
+    From a jump on the records of a body come, ``count`` times, and then those of the ring again; what has been read of
+    the ring beyond ``head`` is dropped, and read again after the body. Only a jump interrupts the reading ahead.
 
     A record that cannot be read (error response, or an address beyond ``addr_width``) comes out as an error in its
     turn, and nothing is read after it.
@@ -40,10 +49,19 @@ class RecordFetch(wiring.Component):
         Of the ring (docs/architecture.md, section 2); bits 0 to 5 of the base are ignored. ``tail`` may count records
         of a new ring from the third cycle of its base and size on.
     head : Out(32)
-        Records taken by the decoder, modulo 2^32.
+        Records taken by the decoder from the ring, modulo 2^32.
+    index : Out(32)
+        Records taken by the decoder, modulo 2^32: the index of the next one.
+    hold : In(1)
+        Ask for no more records: the one that was taken last may jump. High while ``jump`` is valid, and in the cycles
+        before as long as it waits for something else than ``jump.ready``.
+    jump : In(stream of body_layout())
+        Not while a body runs.
     ar, r : streams
-        To `AxiMaster`.
+        To `AxiMaster`. At most two records are in flight, and for a moment after a jump two more that are dropped.
     o : Out(stream of record_layout())
+    error_address : Out(64)
+        Of the record that came out as an error.
     idle : Out(1)
         Nothing to read, nothing in flight.
     """
@@ -57,9 +75,13 @@ class RecordFetch(wiring.Component):
                 "ring_log2": In(5),
                 "tail": In(32),
                 "head": Out(32),
+                "index": Out(INDEX_BITS),
+                "hold": In(1),
+                "jump": In(stream.Signature(body_layout())),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
                 "o": Out(stream.Signature(record_layout())),
+                "error_address": Out(64),
                 "idle": Out(1),
             }
         )
@@ -68,62 +90,122 @@ class RecordFetch(wiring.Component):
         m = Module()
         config = self._config
         beats = max(RECORD_BYTES // config.bus_bytes, 1)
-        layout = record_layout()
-        m.submodules.queue = queue = SyncFIFO(width=layout.size, depth=_AHEAD)
+        jump = Signal()
+        entry_layout = data.StructLayout({"bits": RECORD_BITS, "error": 1, "body": 1, "last": 1})
+        m.submodules.queue = queue = ResetInserter(jump)(SyncFIFO(width=entry_layout.size, depth=_AHEAD))
+        # Where the records in flight come from.
+        origin_layout = data.StructLayout({"number": config.addr_width - _RECORD_LOG2, "body": 1, "last": 1})
+        m.submodules.origins = origins = SyncFIFO(width=origin_layout.size, depth=2 * _AHEAD)
 
-        asked, got = Signal(32), Signal(32)  # records asked for, and received
-        address, got_address, mask = Signal(64), Signal(64), Signal(32)
-        stopped, waiting = Signal(), Signal()
-        issue, take, beyond = Signal(), Signal(), Signal()
-        # Addresses follow the counts, and the registers of the ring, by a cycle.
+        # ---- The next record to ask for: of the body while ``looping``, else of the ring.
+        asked = Signal(32)
+        looping, ends_round, ends = Signal(), Signal(), Signal()
+        body = Signal(body_layout(), reset_less=True)
+        body_number, number = Signal(_NUMBER_BITS, reset_less=True), Signal(_NUMBER_BITS)
+        records_left, rounds_left = Signal(16, reset_less=True), Signal(32, reset_less=True)
+        mask = Signal(32)
+        stopped, waiting, issue = Signal(), Signal(), Signal()
+        # The address follows the counts, and the registers of the ring, by a cycle; so does what ends with it.
         settled = Signal()
-        base = Cat(Const(0, _RECORD_LOG2), self.ring_base[_RECORD_LOG2:])
         m.d.sync += [
             mask.eq((Const(1, 32) << self.ring_log2) - 1),
-            address.eq(base + ((asked & mask) << _RECORD_LOG2)),
-            got_address.eq(base + ((got & mask) << _RECORD_LOG2)),
-            settled.eq(~issue & ~take),
+            number.eq(Mux(looping, body_number, self.ring_base[_RECORD_LOG2:] + (asked & mask))),
+            ends_round.eq(records_left == 0),
+            ends.eq((records_left == 0) & (rounds_left == 0)),
+            settled.eq(~issue & ~jump),
         ]
+        with m.If(issue):
+            with m.If(looping):
+                m.d.sync += [
+                    body_number.eq(Mux(ends_round, body.address[_RECORD_LOG2:], body_number + 1)),
+                    records_left.eq(Mux(ends_round, body.records, records_left) - 1),
+                    rounds_left.eq(rounds_left - ends_round),
+                    looping.eq(~ends),
+                ]
+            with m.Else():
+                m.d.sync += asked.eq(asked + 1)
+        with m.If(jump):
+            m.d.sync += [
+                body.eq(self.jump.payload),
+                body_number.eq(self.jump.payload.address[_RECORD_LOG2:]),
+                records_left.eq(self.jump.payload.records - 1),
+                rounds_left.eq(self.jump.payload.count - 1),
+                looping.eq(1),
+                asked.eq(self.head),
+            ]
+
+        # ---- Asking.
+        ahead = Signal(range(_AHEAD + 1))
+        may_ask, beyond, refused, taken = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            beyond.eq(address[config.addr_width :].any()),
-            self.ar.payload.addr.eq(address),
+            beyond.eq(number[config.addr_width - _RECORD_LOG2 :].any()),
+            may_ask.eq(
+                settled & (looping | (asked != self.tail)) & (ahead < _AHEAD) & ~stopped & self.enable & ~self.hold
+            ),
+            self.ar.payload.addr.eq(Cat(Const(0, _RECORD_LOG2), number)),
             self.ar.payload.len.eq(beats - 1),
-        ]
-        ahead = (asked - self.head)[: _AHEAD.bit_length()]
-        may_ask = settled & (asked != self.tail) & (ahead < _AHEAD) & ~stopped & self.enable
-        refused = Signal()
-        m.d.comb += [
             self.ar.valid.eq(waiting | (may_ask & ~beyond)),
             issue.eq(self.ar.valid & self.ar.ready),
             # Reported when what was asked for before has come.
-            refused.eq(may_ask & ~waiting & beyond & (asked == got)),
+            refused.eq(may_ask & ~waiting & beyond & ~origins.r_rdy),
+            self.jump.ready.eq(~waiting),
+            jump.eq(self.jump.valid & self.jump.ready),
         ]
-        m.d.sync += [waiting.eq(self.ar.valid & ~self.ar.ready), asked.eq(asked + issue)]
+        m.d.sync += waiting.eq(self.ar.valid & ~self.ar.ready)
+        asked_for, origin = Signal(origin_layout), origin_layout(origins.r_data)
+        m.d.comb += [
+            asked_for.number.eq(number),
+            asked_for.body.eq(looping),
+            asked_for.last.eq(looping & ends),
+            origins.w_data.eq(asked_for),
+            origins.w_en.eq(issue),
+        ]
 
+        # ---- Receiving.
         record = Signal(RECORD_BITS, reset_less=True)
-        failed = Signal()
-        entry = Signal(layout)
+        failed, take = Signal(), Signal()
+        dropped = Signal(range(_AHEAD + 1))  # of the records in flight, the first ones that a jump has made useless
+        entry, oldest = Signal(entry_layout), entry_layout(queue.r_data)
         bits = Cat(record, self.r.payload.data)[-RECORD_BITS:]
         m.d.comb += [
             self.r.ready.eq(1),
             take.eq(self.r.valid & self.r.payload.last),
+            origins.r_en.eq(take),
             entry.bits.eq(bits),
-            entry.index.eq(got),
             entry.error.eq(failed | self.r.payload.resp[1] | refused),
-            entry.address.eq(got_address),
+            entry.body.eq(Mux(refused, looping, origin.body)),
+            entry.last.eq(origin.last),
             queue.w_data.eq(entry),
-            queue.w_en.eq((take & ~stopped) | refused),
-            self.o.payload.eq(queue.r_data),
-            self.o.valid.eq(queue.r_rdy),
-            queue.r_en.eq(self.o.ready),
-            self.idle.eq((asked == self.tail) & (asked == got) & ~queue.r_rdy & ~waiting),
+            queue.w_en.eq((take & ~stopped & (dropped == 0)) | refused),
         ]
         with m.If(self.r.valid):
             m.d.sync += [record.eq(bits), failed.eq((failed | self.r.payload.resp[1]) & ~self.r.payload.last)]
-        with m.If(take):
-            m.d.sync += got.eq(got + 1)
         with m.If(queue.w_en & entry.error):
-            m.d.sync += stopped.eq(1)
-        with m.If(self.o.valid & self.o.ready & ~self.o.payload.error):
-            m.d.sync += self.head.eq(self.head + 1)
+            m.d.sync += [
+                stopped.eq(1),
+                self.error_address.eq(Cat(Const(0, _RECORD_LOG2), Mux(refused, number, origin.number))),
+            ]
+        with m.If(jump):
+            # An error of a record that is dropped is one of nobody.
+            m.d.sync += [dropped.eq(origins.level - take), stopped.eq(0)]
+        with m.Elif(take & (dropped != 0)):
+            m.d.sync += dropped.eq(dropped - 1)
+
+        # ---- To the decoder.
+        m.d.comb += [
+            self.o.payload.bits.eq(oldest.bits),
+            self.o.payload.error.eq(oldest.error),
+            self.o.payload.body.eq(oldest.body),
+            self.o.payload.last.eq(oldest.last),
+            self.o.payload.index.eq(self.index),
+            self.o.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.o.ready),
+            taken.eq(self.o.valid & self.o.ready & ~oldest.error),
+            self.idle.eq(~looping & (asked == self.tail) & ~origins.r_rdy & ~queue.r_rdy & ~waiting),
+        ]
+        m.d.sync += [
+            self.index.eq(self.index + taken),
+            self.head.eq(self.head + (taken & ~oldest.body)),
+            ahead.eq(Mux(jump, 0, ahead + issue - taken)),
+        ]
         return m

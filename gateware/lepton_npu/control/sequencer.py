@@ -6,12 +6,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
 from lepton_npu.spec.commands import Engine, FaultCause, Opcode
-from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 
+from .addresses import ADDRESS_BITS, AddressRegisters
 from .decode import ENGINES, RecordDecoder
 from .engine import INDEX_BITS, EngineSignature, FaultReport
 from .fetch import RecordFetch, record_layout
-from .queue import CommandQueue
+from .queue import CommandQueue, post_layout
 from .semaphores import SemaphoreFile
 from .watchdog import Watchdog
 
@@ -20,6 +21,8 @@ __all__ = ["Sequencer"]
 
 class Sequencer(wiring.Component):
     """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself, and stops at the first fault.
+
+    Address registers are read and added when a command is checked, so commands in queues have their addresses.
 
     A command starts 4 cycles after its record has been taken, or 2 cycles after the last semaphore that it waited for
     was posted.
@@ -33,6 +36,7 @@ class Sequencer(wiring.Component):
     enable, ring_base, ring_log2, tail, watchdog : In
         Registers of these names.
     head : Out(32), idle : Out(1)
+        Records taken from the ring; none is left, and no command or body waits or runs.
     done_event : Out(1), tag : Out(32)
         An IRQ command has run.
     fault_event : Out(1), fault : Out(FaultReport), fault_engine : Out(3)
@@ -76,6 +80,7 @@ class Sequencer(wiring.Component):
         config = self._config
         m.submodules.fetch = fetch = RecordFetch(config)
         m.submodules.decode = decode = RecordDecoder(config)
+        m.submodules.addresses = addresses = AddressRegisters()
         m.submodules.semaphores = semaphores = SemaphoreFile()
         queues = {}
         for engine, opcodes in ENGINES.items():
@@ -101,14 +106,28 @@ class Sequencer(wiring.Component):
         record = Signal(record_layout(), reset_less=True)
         cause = Signal(decode.cause.shape(), reset_less=True)
         queues_idle, control_requests, control_acts, failed = Signal(), Signal(), Signal(), Signal()
-        good, is_control, is_fence = Signal(), Signal(), Signal()
+        good, is_control, is_fence, is_address, is_repeat = (Signal() for _ in range(5))
         fence_may_act = Signal()
+        address = Signal(ADDRESS_BITS, reset_less=True)
+        record_cause, misaligned = Signal.like(decode.cause), Signal()
         control = Engine.CONTROL
         m.d.comb += [
             decode.record.eq(record.bits),
             decode.index.eq(record.index),
             queues_idle.eq(Cat(queue.idle for queue in queues.values()).all()),
+            addresses.number.eq(decode.register),
+            addresses.offset.eq(decode.offset),
+            addresses.add.eq(decode.add),
+            misaligned.eq(addresses.sum[: RECORD_BYTES.bit_length() - 1].any()),
+            record_cause.eq(decode.cause),
         ]
+        with m.If(record.error):
+            m.d.comb += record_cause.eq(FaultCause.BUS_FETCH)
+        with m.Elif((decode.cause == FaultCause.NONE) & (decode.opcode == Opcode.REPEAT)):
+            with m.If(record.body):
+                m.d.comb += record_cause.eq(FaultCause.NESTED_REPEAT)
+            with m.Elif(misaligned):
+                m.d.comb += record_cause.eq(FaultCause.MISALIGNED)
         # No queue is filled while a fence waits, so what was idle in the cycle before still is.
         m.d.sync += fence_may_act.eq(queues_idle)
         dispatching = Signal()
@@ -120,27 +139,41 @@ class Sequencer(wiring.Component):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [
-                    cause.eq(Mux(record.error, FaultCause.BUS_FETCH, decode.cause)),
-                    good.eq(~record.error & (decode.cause == FaultCause.NONE)),
+                    cause.eq(record_cause),
+                    good.eq(record_cause == FaultCause.NONE),
+                    address.eq(addresses.sum),
                     is_control.eq(decode.engine == control),
                     is_fence.eq((decode.opcode == Opcode.FENCE) | (decode.opcode == Opcode.IRQ)),
+                    is_address.eq(decode.opcode == Opcode.ADDRESS),
+                    is_repeat.eq(decode.opcode == Opcode.REPEAT),
                 ]
                 m.next = "DISPATCH"
             with m.State("DISPATCH"):
                 m.d.comb += [
                     failed.eq(~good),
                     dispatching.eq(good & ~halt),
-                    control_requests.eq(good & is_control & ~halt & (fence_may_act | ~is_fence)),
+                    fetch.hold.eq(is_repeat),
+                    control_requests.eq(
+                        good & is_control & ~halt & (fence_may_act | ~is_fence) & (fetch.jump.ready | ~is_repeat)
+                    ),
                 ]
                 with m.If(self.dispatched):
                     m.next = "TAKE"
-        m.d.comb += control_acts.eq(control_requests & semaphores.grants[control])
+        m.d.comb += [
+            control_acts.eq(control_requests & semaphores.grants[control]),
+            addresses.write.eq(control_acts & is_address),
+            fetch.jump.valid.eq(control_acts & is_repeat),
+            fetch.jump.payload.address.eq(address),
+            fetch.jump.payload.records.eq(decode.records),
+            fetch.jump.payload.count.eq(decode.count),
+        ]
 
         accepted = [control_acts]
         for engine, queue in queues.items():
             item = queue.i.payload
             m.d.comb += [
                 item.command.eq(decode.commands[engine.name.lower()]),
+                *([item.command.address.eq(address)] if engine in (Engine.LOAD, Engine.STORE) else []),
                 item.wait.eq(decode.wait),
                 item.post.eq(decode.post),
                 queue.i.valid.eq(dispatching & (decode.engine == engine)),
@@ -156,9 +189,18 @@ class Sequencer(wiring.Component):
             self.tag.eq(decode.tag),
         ]
 
-        # ---- Semaphores.
-        post = Signal.like(semaphores.posts[control], name="control_post")
-        m.d.sync += [post.valid.eq(control_acts), post.mask.eq(decode.post), post.index.eq(record.index)]
+        # ---- Semaphores. A REPEAT posts a cycle after the last command of its body would, if that is of CONTROL.
+        post, repeat = (Signal(post_layout(), name=name) for name in ("control_post", "repeat_post"))
+        m.d.sync += [
+            post.valid.eq(control_acts & ~is_repeat),
+            post.mask.eq(decode.post),
+            post.index.eq(record.index),
+            repeat.valid.eq(self.dispatched & record.last),
+        ]
+        with m.If(fetch.jump.valid):
+            m.d.sync += [repeat.mask.eq(decode.post), repeat.index.eq(record.index)]
+        with m.If(repeat.valid):
+            m.d.sync += post.eq(repeat)
         m.d.comb += [
             semaphores.requests[control].eq(control_requests),
             semaphores.masks[control].eq(decode.wait),
@@ -191,13 +233,16 @@ class Sequencer(wiring.Component):
             dog.work.eq(self.enable & ~self.idle & ~halt),
             dog.progress.eq(moved),
             dog.limit.eq(self.watchdog),
-            dog.head.eq(self.head),
+            dog.next_index.eq(fetch.index),
         ]
 
         # ---- The first fault; of several in one cycle, the first in this order.
+        record_address = Mux(
+            cause == FaultCause.BUS_FETCH, fetch.error_address, Mux(cause == FaultCause.MISALIGNED, address, 0)
+        )
         sources: list[tuple[Value, Value, Value, Value, Value]] = [
-            (failed, cause, control, record.index, Mux(record.error, record.address, 0)),
-            (overrun, FaultCause.RING_OVERRUN, control, self.head, Const(0, 64)),
+            (failed, cause, control, record.index, record_address),
+            (overrun, FaultCause.RING_OVERRUN, control, fetch.index, Const(0, 64)),
             (
                 semaphores.overflow,
                 FaultCause.SEMAPHORE_OVERFLOW,

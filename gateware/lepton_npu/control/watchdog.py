@@ -19,7 +19,7 @@ def candidate_layout() -> data.StructLayout:
 class Watchdog(wiring.Component):
     """Counts cycles in which there is work and nothing moves; at ``limit`` (0 = never) looks for the oldest command.
 
-    Commands that wait are looked at before those that run; without either it is the next record, in
+    Commands that wait are looked at before those that run; without either it is the next command, in
     CONTROL. The look takes three cycles a candidate.
 
     Parameters
@@ -30,8 +30,8 @@ class Watchdog(wiring.Component):
     Members
     -------
     work, progress : In(1), limit : In(32)
-    head : In(32)
-        Index of the next record.
+    next_index : In(32)
+        Index of the next command.
     candidates : In(array of candidate_layout)
     fault : Out(1), index : Out(32), engine : Out(3)
         Stays until reset.
@@ -44,7 +44,7 @@ class Watchdog(wiring.Component):
                 "work": In(1),
                 "progress": In(1),
                 "limit": In(32),
-                "head": In(INDEX_BITS),
+                "next_index": In(INDEX_BITS),
                 "candidates": In(data.ArrayLayout(candidate_layout(), self._count)),
                 "fault": Out(1),
                 "index": Out(INDEX_BITS),
@@ -69,13 +69,13 @@ class Watchdog(wiring.Component):
                 with m.Else():
                     m.d.sync += still.eq(still + 1)
                     with m.If(still + 1 >= self.limit):
-                        m.d.sync += [self.index.eq(self.head), self.engine.eq(Engine.CONTROL)]
+                        m.d.sync += [self.index.eq(self.next_index), self.engine.eq(Engine.CONTROL)]
                         m.next = "LOOK"
             with m.State("LOOK"):
                 m.d.sync += looked.eq(candidate)
                 m.next = "AGE"
             with m.State("AGE"):
-                m.d.sync += age.eq(self.head - looked.index)
+                m.d.sync += age.eq(self.next_index - looked.index)
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 with m.If(looked.valid & (~found | (age > best_age))):

@@ -2,6 +2,8 @@
 
 import random
 from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from amaranth.sim import Simulator
 from lepton_npu.control.sequencer import Sequencer
@@ -10,14 +12,58 @@ from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 
 CONFIG = NpuConfig(side=8, lanes=4, vmem_rows=64, acc_rows=32, tiles=16, addr_width=32, bus_width=256, max_burst=4)
 BASE = 0x1000
+BODIES = 0x100000
 RING_LOG2 = 10
 ENGINES = [engine for engine in Engine if engine != Engine.CONTROL]
 BEATS = RECORD_BYTES // CONFIG.bus_bytes
 MASKS = ("lane_bcast", "lane_xor")
 
 
+def body_address(number: int) -> int:
+    """Where the body of this number is."""
+    return BODIES + (number << 12)
+
+
+class Step(NamedTuple):
+    """One command in the order of execution: its record, address with base, and what CONTROL posts behind it."""
+
+    record: bytes
+    address: int
+    posts: int
+
+
+def execution(program: list[bytes], memory: dict[int, bytes]) -> list[Step]:
+    """The commands that a program executes, by the index of each; bad ones do nothing."""
+    steps: list[Step] = []
+    registers = [0] * 8
+
+    def execute(item: bytes) -> tuple[int, dict[str, int]] | None:
+        try:
+            command, f = decode(item)
+        except ValueError:
+            steps.append(Step(item, 0, 0))
+            return None
+        address = (f.get("address", 0) + registers[f.get("base", 0)]) % (1 << 64)
+        if command.opcode == Opcode.ADDRESS:
+            registers[f["number"]] = (f["value"] + f["add"] * registers[f["number"]]) % (1 << 64)
+        posts = f["post"] if command.engine == Engine.CONTROL and command.opcode != Opcode.REPEAT else 0
+        steps.append(Step(item, address, posts))
+        return (address, f) if command.opcode == Opcode.REPEAT else None
+
+    for item in program:
+        if (loop := execute(item)) is not None:
+            address, f = loop
+            for _ in range(f["count"]):
+                for number in range(f["records"]):
+                    if (found := memory.get(address + RECORD_BYTES * number)) is None:
+                        return steps
+                    execute(found)
+            steps[-1] = steps[-1]._replace(posts=steps[-1].posts << SEMAPHORES | f["post"])
+    return steps
+
+
 def record(rng: random.Random, opcode: Opcode, wait: int = 0, post: int = 0) -> bytes:
-    """A legal record with random fields."""
+    """A legal record with random fields; a REPEAT leads nowhere."""
     values = {}
     for field in COMMANDS[opcode].body:
         values[field.name] = rng.randint(field.low, CONFIG.side - 1 if field.name in MASKS else field.high)
@@ -27,12 +73,17 @@ def record(rng: random.Random, opcode: Opcode, wait: int = 0, post: int = 0) -> 
 class SequencerDriver:
     """Runs a program; checks at every start and every act that it may be, and that all is in order.
 
+    ``bodies`` are at their `body_address`. Commands are known by their index, the place in ``steps``.
     ``started`` and ``ended`` are (cycle, index) by engine, ``acted`` are (cycle, index) of everything dispatched,
     ``tags`` what IRQ commands have left.
     """
 
-    def __init__(self, program: list[bytes], rng: random.Random):
+    def __init__(self, program: list[bytes], rng: random.Random, bodies: Sequence[list[bytes]] = ()):
         self.program, self.rng = program, rng
+        self.memory = {BASE + RECORD_BYTES * number: item for number, item in enumerate(program)}
+        for number, body in enumerate(bodies):
+            self.memory |= {body_address(number) + RECORD_BYTES * place: item for place, item in enumerate(body)}
+        self.steps = execution(program, self.memory)
         self.dut = Sequencer(CONFIG)
         self.move = {"ar": 1.0, "r": 1.0, "cmd": 1.0, "done": 1.0}
         self.latency = 1
@@ -40,7 +91,7 @@ class SequencerDriver:
         self.pending: deque[tuple[int, int]] = deque()
         self.beat = 0
         self.offering = False
-        self.bad_record: int | None = None
+        self.bad_address: int | None = None
         self.running: dict[Engine, deque[int]] = {engine: deque() for engine in ENGINES}
         self.started: dict[Engine, list[tuple[int, int]]] = {engine: [] for engine in ENGINES}
         self.ended: dict[Engine, list[tuple[int, int]]] = {engine: [] for engine in ENGINES}
@@ -79,9 +130,9 @@ class SequencerDriver:
             ctx.set(port.busy, bool(running))
 
         if ctx.get(dut.ar.valid) and ctx.get(dut.ar.ready):
-            index, rest = divmod(ctx.get(dut.ar.payload.addr) - BASE, RECORD_BYTES)
-            assert rest == 0
-            self.pending.append((index, self.cycles + self.rng.randint(1, self.latency)))
+            where = ctx.get(dut.ar.payload.addr)
+            assert where in self.memory
+            self.pending.append((where, self.cycles + self.rng.randint(1, self.latency)))
         if self.offering and ctx.get(dut.r.ready):
             self.offering = False
             self.beat = (self.beat + 1) % BEATS
@@ -92,14 +143,17 @@ class SequencerDriver:
             if ends[engine]:
                 index = self.running[engine].popleft()
                 self.ended[engine].append((self.cycles, index))
-                self._post(decode(self.program[index])[1]["post"])
+                self._post(decode(self.steps[index].record)[1]["post"])
         for engine in ENGINES:
             port = self.port(engine)
             if ctx.get(port.cmd.valid) and ctx.get(port.cmd.ready):
                 index = ctx.get(port.cmd.payload.index)
-                command, values = decode(self.program[index])
+                command, values = decode(self.steps[index].record)
                 assert command.engine == engine
+                values["address"] = self.steps[index].address
                 for field in command.body:
+                    if field.name == "base":
+                        continue
                     assert ctx.get(port.cmd.payload[field.name]) == values[field.name], field.name
                 assert index in {acted for _, acted in self.acted}, "started before it was dispatched"
                 self._take(values["wait"])
@@ -119,7 +173,7 @@ class SequencerDriver:
             assert not done_event
             return
         index = len(self.acted)
-        command, values = decode(self.program[index])
+        command, values = decode(self.steps[index].record)
         self.acted.append((self.cycles, index))
         assert done_event == (command.opcode == Opcode.IRQ)
         if done_event:
@@ -127,11 +181,13 @@ class SequencerDriver:
             self.tags.append(values["tag"])
         if command.opcode in (Opcode.FENCE, Opcode.IRQ):
             ended = sum(len(found) for found in self.ended.values())
-            earlier = sum(decode(item)[0].engine != Engine.CONTROL for item in self.program[:index])
+            earlier = sum(decode(step.record)[0].engine != Engine.CONTROL for step in self.steps[:index])
             assert ended == earlier, f"{command.name} {index} did not wait"
         if command.engine == Engine.CONTROL:
             self._take(values["wait"])
-            self._post(values["post"])
+        posts = self.steps[index].posts
+        self._post(posts & (1 << SEMAPHORES) - 1)
+        self._post(posts >> SEMAPHORES)
 
     def _drive_memory(self, ctx):
         dut, width = self.dut, CONFIG.bus_width
@@ -139,9 +195,9 @@ class SequencerDriver:
         self.offering = self.offering or bool(self.pending and self.pending[0][1] <= self.cycles and self.moves("r"))
         ctx.set(dut.r.valid, self.offering)
         if self.offering:
-            index = self.pending[0][0]
-            bits = int.from_bytes(self.program[index], "little") >> self.beat * width & (1 << width) - 1
-            resp = 2 if index == self.bad_record else 0
+            where = self.pending[0][0]
+            bits = int.from_bytes(self.memory[where], "little") >> self.beat * width & (1 << width) - 1
+            resp = 2 if where == self.bad_address else 0
             ctx.set(dut.r.payload, {"data": bits, "resp": resp, "last": self.beat == BEATS - 1})
 
     async def until(self, ctx, condition, limit: int = 6000):
@@ -175,11 +231,11 @@ class SequencerDriver:
 
     async def finish(self, ctx):
         """All is dispatched, done and idle; every engine has had its commands in order."""
-        await self.until(ctx, lambda: len(self.acted) == len(self.program) and ctx.get(self.dut.idle))
+        await self.until(ctx, lambda: len(self.acted) == len(self.steps) and ctx.get(self.dut.idle))
         for _ in range(10):
             await self.cycle(ctx)
         for engine in ENGINES:
-            mine = [n for n, item in enumerate(self.program) if decode(item)[0].engine == engine]
+            mine = [n for n, step in enumerate(self.steps) if decode(step.record)[0].engine == engine]
             assert [index for _, index in self.started[engine]] == mine
             assert [index for _, index in self.ended[engine]] == mine
         assert not self.pending

@@ -59,10 +59,21 @@ def check(records: list[bytes]) -> list[FaultCause]:
                 assert ctx.get(getattr(decoder, name)) == values[name]
             if command.opcode == Opcode.IRQ:
                 assert ctx.get(decoder.tag) == values["tag"]
+            if command.opcode in (Opcode.LOAD, Opcode.STORE, Opcode.REPEAT):
+                assert ctx.get(decoder.register) == values["base"]
+                assert ctx.get(decoder.offset) == values["address"]
+            if command.opcode == Opcode.ADDRESS:
+                assert ctx.get(decoder.register) == values["number"]
+                assert ctx.get(decoder.offset) == values["value"]
+                assert ctx.get(decoder.add) == values["add"]
+            if command.opcode == Opcode.REPEAT:
+                assert (ctx.get(decoder.records), ctx.get(decoder.count)) == (values["records"], values["count"])
             if command.engine != Engine.CONTROL:
                 fields = decoder.commands[command.engine.name.lower()]
                 assert ctx.get(fields.index) == index
                 for field in command.body:
+                    if field.name == "base":
+                        continue
                     assert ctx.get(fields[field.name]) == values[field.name], field.name
 
     simulator = Simulator(decoder)

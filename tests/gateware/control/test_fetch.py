@@ -2,6 +2,8 @@
 
 import random
 from collections import deque
+from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 from amaranth.sim import Simulator
@@ -9,6 +11,7 @@ from lepton_npu.control.fetch import RecordFetch
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 
 AHEAD = 2
+BODIES = 1 << 28  # rings are below
 SLVERR = 2
 
 
@@ -18,10 +21,21 @@ def config_of(bus_width: int) -> NpuConfig:
     )
 
 
-class FetchDriver:
-    """A host that writes records and moves the tail, a memory that answers, and a decoder that takes.
+class Taken(NamedTuple):
+    """A record that came out: its index, where it is, what it holds, and what is said if it could not be read."""
 
-    ``bad`` are (index, beat) with an error response. ``taken`` are (index, bits, error, address) of the records.
+    index: int
+    where: int
+    bits: int
+    error: int
+    error_address: int
+
+
+class FetchDriver:
+    """A host that writes records and moves the tail, a memory that answers, and a decoder that takes and jumps.
+
+    ``bad`` are (byte address, beat) with an error response. ``taken`` are the records that came out; ``jumps`` gives
+    for one of them, by its number, the body (byte address, records, count) to jump to behind it.
     """
 
     def __init__(self, config: NpuConfig, rng: random.Random, base: int, ring_log2: int):
@@ -29,33 +43,39 @@ class FetchDriver:
         self.ring_log2 = ring_log2
         self.dut = RecordFetch(config)
         self.beats = RECORD_BYTES // config.bus_bytes
-        self.move = {"ar": 1.0, "r": 1.0, "o": 1.0, "host": 1.0}
+        self.move = {"ar": 1.0, "r": 1.0, "o": 1.0, "host": 1.0, "jump": 1.0}
         self.latency = 1
-        self.ring = [0] * self.size
+        self.memory: dict[int, int] = {}
         self.records: list[int] = []
         self.bad: set[tuple[int, int]] = set()
         self.asked: list[int] = []
-        self.pending: deque[tuple[int, int]] = deque()  # index, cycle of the first beat
+        self.pending: deque[tuple[int, int]] = deque()  # address, cycle of the first beat
         self.beat = 0
         self.offering = False
         self.waiting: int | None = None
-        self.taken: list[tuple[int, int, int, int]] = []
-        self.received = 0
+        self.taken: list[Taken] = []
+        self.jumps: dict[int, tuple[int, int, int]] = {}
+        self.jumping: tuple[int, int, int] | None = None
+        self.head = 0  # records taken from the ring
+        self.body: deque[int] = deque()  # what is still to be taken of a body,
+        self.plan: deque[int] = deque()  # and to be asked for of it; then the ring goes on
+        self.ring_asked, self.ahead = 0, 0
         self.enable = True
         self.cycles = 0
 
     def address(self, index: int) -> int:
         return self.base + RECORD_BYTES * (index % self.size)
 
+    def at(self, address: int) -> int:
+        """The record there; one that was never written is made up."""
+        return self.memory.setdefault(address, self.rng.getrandbits(8 * RECORD_BYTES))
+
     def post(self, limit: int):
         """Write a record and ring the doorbell, if there is room in the ring."""
-        if len(self.records) < limit and len(self.records) - self.head() < self.size:
+        if len(self.records) < limit and len(self.records) - self.head < self.size:
             record = self.rng.getrandbits(8 * RECORD_BYTES)
-            self.ring[len(self.records) % self.size] = record
+            self.memory[self.address(len(self.records))] = record
             self.records.append(record)
-
-    def head(self) -> int:
-        return sum(not error for _, _, error, _ in self.taken)
 
     def moves(self, name: str) -> bool:
         return self.rng.random() < self.move[name]
@@ -65,46 +85,86 @@ class FetchDriver:
         ctx.set(dut.enable, self.enable)
         ctx.set(dut.tail, len(self.records))
         ctx.set(dut.ar.ready, self.moves("ar"))
-        ctx.set(dut.o.ready, self.moves("o"))
+        ctx.set(dut.o.ready, self.jumping is None and self.moves("o"))
+        ctx.set(dut.hold, self.jumping is not None)
+        jumps = self.jumping is not None and self.moves("jump") and bool(ctx.get(dut.jump.ready))
+        ctx.set(dut.jump.valid, jumps)
+        address, records, count = self.jumping or (self.rng.getrandbits(64), 0, 0)
+        ctx.set(dut.jump.payload, {"address": address, "records": records, "count": count})
         self.offering = self.offering or bool(self.pending and self.pending[0][1] <= self.cycles and self.moves("r"))
         ctx.set(dut.r.valid, self.offering)
         ctx.set(dut.r.payload, {"data": self.rng.getrandbits(width), "resp": 3, "last": 1})
         if self.offering:
-            index = self.pending[0][0]
-            data = self.ring[index % self.size] >> self.beat * width & (1 << width) - 1
-            resp = SLVERR if (index, self.beat) in self.bad else 0
+            where = self.pending[0][0]
+            data = self.at(where) >> self.beat * width & (1 << width) - 1
+            resp = SLVERR if (where, self.beat) in self.bad else 0
             ctx.set(dut.r.payload, {"data": data, "resp": resp, "last": self.beat == self.beats - 1})
 
-        assert ctx.get(dut.head) == self.head()
-        if not self.bad:
-            assert ctx.get(dut.idle) == (len(self.records) == self.head() and self.waiting is None)
-        if self.waiting is not None:
-            assert ctx.get(dut.ar.valid), "ARVALID fell"
-            assert ctx.get(dut.ar.payload.addr) == self.waiting, "ARADDR changed"
-        if ctx.get(dut.ar.valid):
-            index = len(self.asked)
-            assert self.enable or self.waiting is not None, "asks while it is not enabled"
-            assert index < len(self.records), "asks beyond the tail"
-            assert index - self.head() < AHEAD
-            assert ctx.get(dut.ar.payload.addr) == self.address(index)
-            assert ctx.get(dut.ar.payload.len) == self.beats - 1
-            self.waiting = self.address(index)
-            if ctx.get(dut.ar.ready):
-                self.asked.append(index)
-                self.pending.append((index, self.cycles + self.rng.randint(1, self.latency)))
-                self.waiting = None
+        assert ctx.get(dut.head) == self.head
+        assert ctx.get(dut.index) == sum(not taken.error for taken in self.taken)
+        if not self.bad and self.jumping is None:
+            nothing = len(self.records) == self.head and not self.body and not self.pending
+            assert ctx.get(dut.idle) == (nothing and self.waiting is None)
+        self._observe_asking(ctx)
         if self.offering and ctx.get(dut.r.ready):
             self.offering = False
             self.beat += 1
             if self.beat == self.beats:
                 self.beat = 0
                 self.pending.popleft()
-                self.received += 1
-        if ctx.get(dut.o.valid) and ctx.get(dut.o.ready):
-            o = dut.o.payload
-            self.taken.append((ctx.get(o.index), ctx.get(o.bits), ctx.get(o.error), ctx.get(o.address)))
+        if jumps:
+            self.jumping = None
+            self.body.extend([address + RECORD_BYTES * number for number in range(records)] * count)
+            self.plan = self.body.copy()
+            self.ring_asked, self.ahead = self.head, 0
+        elif ctx.get(dut.o.valid) and ctx.get(dut.o.ready):
+            self._take(ctx)
         self.cycles += 1
         await ctx.tick()
+
+    def _observe_asking(self, ctx):
+        dut = self.dut
+        if self.waiting is not None:
+            assert ctx.get(dut.ar.valid), "ARVALID fell"
+            assert ctx.get(dut.ar.payload.addr) == self.waiting, "ARADDR changed"
+        if not ctx.get(dut.ar.valid):
+            return
+        if self.waiting is None:
+            assert self.enable, "asks while it is not enabled"
+            assert self.jumping is None, "asks while it is held"
+            assert self.ahead < AHEAD
+            self.ahead += 1
+            if self.plan:
+                self.waiting = self.plan.popleft()
+            else:
+                assert self.ring_asked < len(self.records), "asks beyond the tail"
+                self.waiting = self.address(self.ring_asked)
+                self.ring_asked += 1
+            assert ctx.get(dut.ar.payload.addr) == self.waiting
+            assert ctx.get(dut.ar.payload.len) == self.beats - 1
+        if ctx.get(dut.ar.ready):
+            self.asked.append(self.waiting)
+            self.pending.append((self.waiting, self.cycles + self.rng.randint(1, self.latency)))
+            self.waiting = None
+            assert len(self.pending) <= 2 * AHEAD
+
+    def _take(self, ctx):
+        o, number = self.dut.o.payload, len(self.taken)
+        in_body = bool(self.body)
+        where = self.body.popleft() if in_body else self.address(self.head)
+        error = ctx.get(o.error)
+        taken = Taken(ctx.get(o.index), where, ctx.get(o.bits), error, ctx.get(self.dut.error_address))
+        self.taken.append(taken)
+        assert taken.index == number
+        assert ctx.get(o.body) == in_body
+        if error:
+            return
+        assert taken.bits == self.at(where)
+        assert ctx.get(o.last) == (in_body and not self.body)
+        self.ahead -= 1
+        self.head += not in_body
+        if not in_body:
+            self.jumping = self.jumps.get(number)
 
     def run(self, process):
         async def testbench(ctx):
@@ -119,16 +179,37 @@ class FetchDriver:
         simulator.run()
 
 
+def random_bodies(rng: random.Random, number: int) -> dict[int, tuple[int, int, int]]:
+    """Bodies behind some of the first records; a ``number`` that is one of a body is not looked at."""
+    found = {}
+    for n in range(number):
+        if rng.random() < 0.25:
+            where = BODIES + RECORD_BYTES * rng.randrange(1 << 12)
+            found[n] = (where, rng.choice((1, 1, 2, 3, 7)), rng.choice((1, 1, 2, 3, 5)))
+    return found
+
+
+def ring(driver: FetchDriver) -> list[int]:
+    """What came from the ring."""
+    return [taken.bits for taken in driver.taken if taken.where < BODIES]
+
+
+@pytest.mark.parametrize("loops", [False, True])
 @pytest.mark.parametrize(("bus_width", "ring_log2"), [(64, 0), (64, 1), (128, 2), (256, 3), (64, 5)])
-def test_random(seed, bus_width, ring_log2):
-    """Every record once, in order, over many wraps of the ring; nothing is asked for while not enabled."""
-    rng = random.Random(f"{seed} {bus_width} {ring_log2}")
+def test_random(seed, bus_width, ring_log2, loops):
+    """Every record once, in order, over many wraps of the ring; nothing is asked for while not enabled.
+
+    Bodies come in between as often as they should, and the ring goes on where it was.
+    """
+    rng = random.Random(f"{seed} {bus_width} {ring_log2} {loops}")
     driver = FetchDriver(config_of(bus_width), rng, rng.randrange(1 << 20) * RECORD_BYTES, ring_log2)
     total = 60 if ring_log2 < 5 else 100
+    if loops:
+        driver.jumps, total = random_bodies(rng, 200), total // 2
 
     async def process(ctx):
-        while driver.head() < total:
-            assert driver.cycles < 8000
+        while driver.head < total or driver.body or driver.jumping:
+            assert driver.cycles < 12000
             if driver.cycles % 60 == 0:
                 driver.move = {name: rng.choice((0.2, 0.7, 1)) for name in driver.move}
                 driver.latency = rng.choice((1, 4, 20))
@@ -142,10 +223,10 @@ def test_random(seed, bus_width, ring_log2):
             await driver.cycle(ctx)
 
     driver.run(process)
-    assert [bits for _, bits, _, _ in driver.taken] == driver.records
-    assert [index for index, _, _, _ in driver.taken] == list(range(total))
-    assert not any(error for _, _, error, _ in driver.taken)
+    assert ring(driver) == driver.records
+    assert not any(taken.error for taken in driver.taken)
     assert not driver.pending
+    assert (len(driver.taken) > total) == loops
 
 
 def test_reads_ahead():
@@ -158,13 +239,36 @@ def test_reads_ahead():
             driver.post(8)
         for _ in range(60):
             await driver.cycle(ctx)
-        assert driver.asked == [0, 1]
+        assert driver.asked == [driver.address(0), driver.address(1)]
         driver.move["o"] = 1
         for _ in range(120):
             await driver.cycle(ctx)
 
     driver.run(process)
-    assert [bits for _, bits, _, _ in driver.taken] == driver.records
+    assert ring(driver) == driver.records
+
+
+def test_no_bubble_but_at_the_jump():
+    """At a beat a record the records of a body, and then the ring's, come as fast as the ring's alone."""
+    driver = FetchDriver(config_of(256), random.Random(0), 0x4000, 4)
+    driver.jumps = {2: (BODIES, 3, 4)}
+    when: list[int] = []
+
+    async def process(ctx):
+        for _ in range(8):
+            driver.post(8)
+        while len(driver.taken) < 8 + 12:
+            before = len(driver.taken)
+            await driver.cycle(ctx)
+            if len(driver.taken) > before:
+                when.append(driver.cycles)
+
+    driver.run(process)
+    gaps = [later - earlier for earlier, later in pairwise(when)]
+    steady = max(gaps[:2])
+    assert set(gaps[:2] + gaps[3:]) <= {steady - 1, steady}, gaps
+    assert steady <= 4
+    assert gaps[2] > steady
 
 
 @pytest.mark.parametrize("beat", [0, 3, 7])
@@ -172,8 +276,8 @@ def test_reads_ahead():
 def test_error_response(seed, beat, index):
     """The record comes out as an error, with its index and address, after those before it; none after it."""
     rng = random.Random(f"{seed} {beat} {index}")
-    driver = FetchDriver(config_of(64), rng, 0x8000, 2)
-    driver.bad = {(index, beat)}
+    driver = FetchDriver(config_of(64), rng, 0x8000, 3)
+    driver.bad = {(driver.address(index), beat)}
     driver.latency = rng.choice((1, 9))
 
     async def process(ctx):
@@ -183,29 +287,59 @@ def test_error_response(seed, beat, index):
         assert not ctx.get(driver.dut.ar.valid)
 
     driver.run(process)
-    *good, (last, _, error, address) = driver.taken
-    assert [bits for _, bits, _, _ in good] == driver.records[:index]
-    assert not any(failed for _, _, failed, _ in good)
-    assert (last, error, address) == (index, 1, driver.address(index))
+    *good, last = driver.taken
+    assert [taken.bits for taken in good] == driver.records[:index]
+    assert not any(taken.error for taken in good)
+    assert (last.index, last.error, last.error_address) == (index, 1, driver.address(index))
     assert len(driver.asked) <= index + AHEAD
     assert not driver.pending
 
 
-@pytest.mark.parametrize(("room", "slow"), [(0, 1), (1, 1), (2, 20), (3, 1)])
-def test_beyond_the_address_space(room, slow):
-    """A record at 2^addr_width is not asked for, and is an error in its turn."""
-    driver = FetchDriver(config_of(64), random.Random(room), (1 << 32) - RECORD_BYTES * room, 3)
+@pytest.mark.parametrize("number", [0, 2, 5])
+@pytest.mark.parametrize("slow", [1, 12])
+def test_error_in_a_body(number, slow):
+    """In its turn; and one of a record of the ring that is dropped is no error."""
+    driver = FetchDriver(config_of(64), random.Random(number), 0x8000, 3)
     driver.latency = slow
+    driver.jumps = {1: (BODIES, 3, 2)}
+    driver.bad = {(driver.address(n), 0) for n in (2, 3)}
 
     async def process(ctx):
-        # The bits of an error are not defined, and idle is of no use after it: as with an error response.
-        driver.bad = {(room, 0)}
+        for _ in range(300):
+            driver.post(6)
+            if (
+                len(driver.taken) == number
+            ):  # In the last round only: the same record of the first one is taken, and this one not asked for.
+                driver.bad.add((BODIES + RECORD_BYTES * (number % 3), 2))
+            await driver.cycle(ctx)
+
+    driver.run(process)
+    *good, last = driver.taken
+    assert not any(taken.error for taken in good)
+    assert last.error
+    assert last.error_address == last.where == BODIES + RECORD_BYTES * (number % 3)
+    assert last.index == len(good) == 2 + number
+
+
+@pytest.mark.parametrize(("room", "slow"), [(0, 1), (1, 1), (2, 20), (3, 1)])
+@pytest.mark.parametrize("body", [False, True])
+def test_beyond_the_address_space(room, slow, body):
+    """A record at 2^addr_width, of the ring or of a body, is not asked for, and is an error in its turn."""
+    start = (1 << 32) - RECORD_BYTES * room
+    driver = FetchDriver(config_of(64), random.Random(room), 0x8000 if body else start, 3)
+    driver.latency = slow
+    if body:
+        driver.jumps = {0: (start, 5, 2)}
+
+    async def process(ctx):
+        # Idle is of no use after it: as with an error response.
+        driver.bad = {(1, 0)}
         for _ in range(150):
             driver.post(6)
             await driver.cycle(ctx)
 
     driver.run(process)
-    *good, (last, _, error, address) = driver.taken
-    assert [bits for _, bits, _, _ in good] == driver.records[:room]
-    assert (last, error, address) == (room, 1, 1 << 32)
-    assert driver.asked == list(range(room))
+    *good, last = driver.taken
+    assert not any(taken.error for taken in good)
+    assert (last.index, last.error, last.error_address) == (room + body, 1, 1 << 32)
+    assert driver.asked[-room or len(driver.asked) :] == [start + RECORD_BYTES * n for n in range(room)]

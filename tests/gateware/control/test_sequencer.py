@@ -7,38 +7,80 @@ import pytest
 from lepton_npu.spec.commands import COMMANDS, SEMAPHORE_MAX, SEMAPHORES, Engine, FaultCause, Opcode
 from lepton_npu.spec.config import RECORD_BYTES
 
-from tests.gateware.control.sequencer_bench import BASE, ENGINES, RING_LOG2, SequencerDriver, record
+from tests.gateware.control.sequencer_bench import (
+    BASE,
+    ENGINES,
+    RING_LOG2,
+    SequencerDriver,
+    body_address,
+    record,
+)
 
-OPCODES = list(Opcode)
+OPCODES = [opcode for opcode in Opcode if opcode != Opcode.REPEAT]
 
 
-def random_program(rng: random.Random, count: int) -> list[bytes]:
-    """A program that ends: a command waits only for what earlier ones post, and each semaphore has one engine."""
-    owner = [rng.choice(list(Engine)) for _ in range(SEMAPHORES)]
-    counts = [0] * SEMAPHORES
-    program = []
-    for _ in range(count):
-        opcode = rng.choices(OPCODES, [1 if COMMANDS[o].engine == Engine.CONTROL else 3 for o in OPCODES])[0]
-        engine = COMMANDS[opcode].engine
-        ready = [n for n in range(SEMAPHORES) if counts[n] and owner[n] == engine]
+class RandomProgram:
+    """A program that ends: a command waits only for what earlier ones post, and each semaphore has one engine.
+
+    Commands of a body wait for what earlier ones of the same round post.
+    """
+
+    def __init__(self, rng: random.Random, count: int, loops: float = 0.0):
+        self.rng = rng
+        self.owner = [rng.choice(list(Engine)) for _ in range(SEMAPHORES)]
+        self.bodies: list[list[bytes]] = []
+        self.records: list[bytes] = []
+        counts = [0] * SEMAPHORES
+        while len(self.records) < count:
+            self.records += self.loop(counts) if rng.random() < loops else [self.command(counts, 100)]
+
+    def masks(self, counts: list[int], limit: int, engine: Engine) -> tuple[int, int]:
+        rng = self.rng
+        ready = [n for n in range(SEMAPHORES) if counts[n] and self.owner[n] == engine]
         wait = sum(1 << n for n in ready if rng.random() < 0.7)
-        post = sum(1 << n for n in range(SEMAPHORES) if counts[n] < 100 and rng.random() < 0.15)
+        post = sum(1 << n for n in range(SEMAPHORES) if counts[n] < limit and rng.random() < 0.15)
         for number in range(SEMAPHORES):
             counts[number] += (post >> number & 1) - (wait >> number & 1)
-        program.append(record(rng, opcode, wait, post))
-    return program
+        return wait, post
+
+    def command(self, counts: list[int], limit: int) -> bytes:
+        opcode = self.rng.choices(OPCODES, [1 if COMMANDS[o].engine == Engine.CONTROL else 3 for o in OPCODES])[0]
+        return record(self.rng, opcode, *self.masks(counts, limit, COMMANDS[opcode].engine))
+
+    def loop(self, counts: list[int]) -> list[bytes]:
+        """A REPEAT with a new body; often with its address, or a part of it, in a register."""
+        rng, rounds = self.rng, self.rng.choice((1, 1, 2, 3, 6))
+        wait, _ = self.masks(counts, 0, Engine.CONTROL)
+        before = [0] * SEMAPHORES
+        body = [self.command(before, 4) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
+        post = rng.getrandbits(16) & rng.getrandbits(16) & rng.getrandbits(16)
+        for number in range(SEMAPHORES):
+            counts[number] += rounds * before[number] + (post >> number & 1)
+            if counts[number] >= 150:
+                post &= ~(1 << number)
+        address, base, register = body_address(len(self.bodies)), 0, []
+        self.bodies.append(body)
+        if rng.random() < 0.6:
+            base, value = rng.randint(1, 7), rng.getrandbits(64)
+            register = [COMMANDS[Opcode.ADDRESS].pack(number=base, value=value)]
+            address = (address - value) % (1 << 64)
+        fields = {"base": base, "address": address, "records": len(body), "count": rounds}
+        return [*register, COMMANDS[Opcode.REPEAT].pack(**fields, wait=wait, post=post)]
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(8))
 def test_random_program(seed, case):
-    """Whatever stalls: in order, semaphores taken when they are there, fences wait, all ends, tags in order."""
+    """Whatever stalls: in order, semaphores taken when they are there, fences wait, all ends, tags in order.
+
+    Half of the programs have loops; every LOAD and STORE starts with its address.
+    """
     rng = random.Random(f"{seed} {case}")
-    program = random_program(rng, 70)
-    driver = SequencerDriver(program, rng)
+    program = RandomProgram(rng, 70, 0.0 if case < 4 else 0.15)
+    driver = SequencerDriver(program.records, rng, program.bodies)
 
     async def process(ctx):
-        while len(driver.acted) < len(program):
-            assert driver.cycles < 9000
+        while len(driver.acted) < len(driver.steps):
+            assert driver.cycles < 12000
             if driver.cycles % 80 == 0:
                 driver.move = {name: rng.choice((0.05, 0.3, 1)) for name in driver.move}
                 driver.latency, driver.in_flight = rng.choice((1, 15)), rng.randint(1, 4)
@@ -47,7 +89,7 @@ def test_random_program(seed, case):
 
     driver.run(process)
     opcode, body = Opcode.IRQ, COMMANDS[Opcode.IRQ]
-    assert driver.tags == [body.unpack(item)["tag"] for item in program if item[0] == opcode]
+    assert driver.tags == [body.unpack(item)["tag"] for item, *_ in driver.steps if item[0] == opcode]
 
 
 def test_rate_and_start():
@@ -81,25 +123,116 @@ def test_start_after_post():
     assert driver.started[Engine.MATMUL][0][0] - driver.ended[Engine.LOAD][0][0] == 2
 
 
-@pytest.mark.parametrize("kind", ["opcode", "field", "fetch"])
-def test_bad_record(kind):
-    """It is blamed with its index; the commands before it end, it and those after it do nothing."""
-    rng = random.Random(kind)
-    program = [record(rng, Opcode.LOAD) for _ in range(8)]
-    driver = SequencerDriver(program, rng)
-    cause, address = FaultCause.BUS_FETCH, BASE + 5 * RECORD_BYTES
-    if kind == "fetch":
-        driver.bad_record = 5
-    else:
-        cause, address = FaultCause.ILLEGAL_OPCODE if kind == "opcode" else FaultCause.ILLEGAL_FIELD, 0
-        program[5] = bytes([0 if kind == "opcode" else Opcode.NOP, *bytes(RECORD_BYTES - 2), 1])
+def repeat(records: int, count: int, body: int = 0, **fields: int) -> bytes:
+    return COMMANDS[Opcode.REPEAT].pack(address=body_address(body), records=records, count=count, **fields)
+
+
+NOP = COMMANDS[Opcode.NOP].pack()
+
+
+def test_rate_of_a_loop():
+    """A command every 3 cycles through all rounds of a body and on in the ring; only the jump takes longer."""
+    rng = random.Random(0)
+    body = [record(rng, Opcode.VECTOR), record(rng, Opcode.LOAD), record(rng, Opcode.STORE)]
+    program = [NOP, NOP, repeat(3, 4), *[record(rng, Opcode.QUANT) for _ in range(6)]]
+    driver = SequencerDriver(program, rng, [body])
+    driver.run(driver.finish)
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(driver.acted)]
+    assert gaps[:2] + gaps[3:] == [3] * (len(gaps) - 1), gaps
+    assert 3 < gaps[2] <= 12
+
+
+def test_repeat_posts_behind_its_last_command():
+    """It waits before the body; what waits for its post starts 2 cycles and one more behind the last command."""
+    rng = random.Random(0)
+    program = [record(rng, Opcode.LOAD, post=1), repeat(2, 3, wait=1, post=1 << 7)]
+    body = [record(rng, Opcode.QUANT), record(rng, Opcode.VECTOR)]
+    driver = SequencerDriver([record(rng, Opcode.MATMUL, wait=1 << 7), *program, NOP], rng, [body])
 
     async def process(ctx):
-        assert await driver.until_fault(ctx) == (cause, Engine.CONTROL, 5, address)
-        assert len(driver.acted) == 5
+        driver.move["done"] = 0
+        for _ in range(60):
+            await driver.cycle(ctx)
+        assert len(driver.acted) == 2  # MATMUL waits in its queue, REPEAT in the decoder
+        driver.move["done"] = 1
+        await driver.finish(ctx)
+
+    driver.run(process)
+    (last,) = [cycle for cycle, index in driver.acted if index == 2 + 6]
+    assert driver.started[Engine.MATMUL][0][0] - last == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        *((kind, place) for kind in ("opcode", "field", "fetch", "misaligned") for place in ("ring", "body")),
+        ("nested", "body"),
+        ("far", "ring"),
+    ],
+)
+def test_bad_record(kind, place):
+    """It is blamed with its index; the commands before it end, it and those after it do nothing."""
+    rng = random.Random(kind)
+    bad = {
+        "opcode": (bytes(RECORD_BYTES), FaultCause.ILLEGAL_OPCODE),
+        "field": (bytes([Opcode.REPEAT, *bytes(RECORD_BYTES - 1)]), FaultCause.ILLEGAL_FIELD),
+        "fetch": (NOP, FaultCause.BUS_FETCH),
+        "nested": (repeat(1, 1), FaultCause.NESTED_REPEAT),
+        "misaligned": (
+            COMMANDS[Opcode.REPEAT].pack(address=0x1080, base=3, records=1, count=1),
+            FaultCause.NESTED_REPEAT if place == "body" else FaultCause.MISALIGNED,
+        ),
+        "far": (COMMANDS[Opcode.REPEAT].pack(address=1 << 40, records=1, count=1), FaultCause.BUS_FETCH),
+    }
+    item, cause = bad[kind]
+    records = [COMMANDS[Opcode.ADDRESS].pack(number=3, value=32)] + [record(rng, Opcode.LOAD) for _ in range(4)]
+    bodies, index, address = [], 5, BASE + 5 * RECORD_BYTES
+    if place == "body":
+        # The second record of the third body; the ones before are good.
+        bodies = [[NOP], [NOP, item]]
+        index, address = 5 + 4 + 2, body_address(1) + RECORD_BYTES
+        records += [repeat(1, 3), repeat(2, 1, body=1)]
+    else:
+        records.append(item)
+    driver = SequencerDriver([*records, NOP, NOP], rng, bodies)
+    if kind == "fetch":
+        driver.bad_address = address
+    address = {"fetch": address, "misaligned": 0x10A0 if place == "ring" else 0, "far": 1 << 40}.get(kind, 0)
+    index += kind == "far"
+
+    async def process(ctx):
+        assert await driver.until_fault(ctx) == (cause, Engine.CONTROL, index, address)
+        assert len(driver.acted) == index
 
     driver.run(process)
     assert [index for _, index in driver.ended[Engine.LOAD]] == [index for _, index in driver.started[Engine.LOAD]]
+
+
+def test_watchdog_in_a_body():
+    """A command of the second round is blamed, with the index that it has in the order of execution."""
+    rng = random.Random(0)
+    program = [record(rng, Opcode.NOP, post=1), NOP, repeat(3, 5), NOP]
+    body = [record(rng, Opcode.LOAD), record(rng, Opcode.MATMUL, wait=1), NOP]
+    driver = SequencerDriver(program, rng, [body])
+
+    async def process(ctx):
+        assert await driver.until_fault(ctx) == (FaultCause.WATCHDOG, Engine.MATMUL, 3 + 3 + 1, 0)
+        assert not ctx.get(driver.dut.idle)
+
+    driver.run(process, watchdog=150)
+
+
+def test_overflow_by_a_repeat():
+    """Its index is reported, though commands of its body came later."""
+    rng = random.Random(0)
+    body = [record(rng, Opcode.NOP, post=1 << 3)]
+    driver = SequencerDriver([NOP, repeat(1, SEMAPHORE_MAX, post=1 << 3), NOP, NOP], rng, [body])
+
+    async def process(ctx):
+        found = await driver.until_fault(ctx)
+        assert found == (FaultCause.SEMAPHORE_OVERFLOW, Engine.CONTROL, 1, 0)
+
+    driver.run(process)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

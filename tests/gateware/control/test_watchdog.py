@@ -73,7 +73,7 @@ def test_choice(seed, head):
 
         async def process(ctx, dog, candidates=candidates, allowed=allowed or {(head, Engine.CONTROL)}):
             ctx.set(dog.limit, 7)
-            ctx.set(dog.head, head)
+            ctx.set(dog.next_index, head)
             offer(ctx, dog, candidates)
             assert await wait_for_fault(ctx, dog, 7) in allowed
 
@@ -86,7 +86,7 @@ def test_old_command(age):
 
     async def process(ctx, dog):
         ctx.set(dog.limit, 3)
-        ctx.set(dog.head, 90)
+        ctx.set(dog.next_index, 90)
         offer(ctx, dog, {1: (90 - age, Engine.LOAD), 4: (85, Engine.MATMUL)})
         assert await wait_for_fault(ctx, dog, 3) == ((90 - age) & 0xFFFF_FFFF, Engine.LOAD)
 
@@ -117,7 +117,7 @@ def test_counting(seed):
             assert not ctx.get(dog.fault)
             await ctx.tick()
         ctx.set(dog.limit, limit)
-        ctx.set(dog.head, 1234)
+        ctx.set(dog.next_index, 1234)
         assert await wait_for_fault(ctx, dog, limit) == (1234, Engine.CONTROL)
 
     run(process)
