@@ -16,6 +16,7 @@ SIZE = 1 << 16
 RING_LOG2 = 4
 DATA = BASE + 0x4000
 TARGET = BASE + 0x8000
+BODY = BASE + 0x2000
 
 
 def pack(opcode: Opcode, **fields: int) -> bytes:
@@ -30,7 +31,13 @@ def store(**fields) -> bytes:
     return pack(Opcode.STORE, **{"address": TARGET, "rows": 2, "words": 16, "stride": 64, "local_stride": 4, **fields})
 
 
+def repeat(records: int, count: int, **fields) -> bytes:
+    return pack(Opcode.REPEAT, **{"address": BODY, "records": records, "count": count, **fields})
+
+
 IRQ = pack(Opcode.IRQ, tag=0x600D)
+NOP = pack(Opcode.NOP)
+STEP = pack(Opcode.ADDRESS, number=1, add=1, value=64)
 
 
 class Machine:
@@ -41,6 +48,11 @@ class Machine:
         self.driver = Driver(self.harness)
         self.harness.memory[:] = np.random.default_rng(1).integers(0, 256, SIZE, np.uint8)
         self.tail = 0
+
+    def put_body(self, *records: bytes):
+        """Write records to where a REPEAT finds them."""
+        data = np.frombuffer(b"".join(records), np.uint8)
+        self.harness.memory[BODY - BASE : BODY - BASE + data.size] = data
 
     def begin(self, *records: bytes, tail: int | None = None, watchdog: int = 2000):
         """Put records into the ring and ring the doorbell."""
@@ -94,6 +106,10 @@ BAD = {
     "precision 3": (spoil(pack(Opcode.QUANT), 1, 3), FaultCause.ILLEGAL_FIELD, Engine.CONTROL),
     "vector operation": (spoil(pack(Opcode.VECTOR), 1, 200), FaultCause.ILLEGAL_FIELD, Engine.CONTROL),
     "lane beyond side": (pack(Opcode.VECTOR, lane_xor=CONFIG.side), FaultCause.ILLEGAL_FIELD, Engine.CONTROL),
+    "address register 0": (spoil(STEP, 1, 0x08), FaultCause.ILLEGAL_FIELD, Engine.CONTROL),
+    "no body": (spoil(repeat(1, 1), 16, 0), FaultCause.ILLEGAL_FIELD, Engine.CONTROL),
+    "no count": (spoil(repeat(1, 1), 20, 0), FaultCause.ILLEGAL_FIELD, Engine.CONTROL),
+    "body misaligned": (repeat(1, 1, address=BODY + 32), FaultCause.MISALIGNED, Engine.CONTROL),
     "load address misaligned": (load(address=DATA + 4), FaultCause.MISALIGNED, Engine.LOAD),
     "load stride misaligned": (load(stride=12), FaultCause.MISALIGNED, Engine.LOAD),
     "store address misaligned": (store(address=TARGET + 1), FaultCause.MISALIGNED, Engine.STORE),
@@ -172,6 +188,116 @@ def test_fetch_error(machine, response):
     assert (fault.cause, fault.engine, fault.index) == (FaultCause.BUS_FETCH, Engine.CONTROL, 2)
     assert np.array_equal(machine.harness.memory, machine.before)
     machine.recover()
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("bad", ["opcode zero", "reserved bit", "address register 0", "no count", "nested", "fetch"])
+def test_bad_record_in_a_body(machine, bad, place):
+    """It is named by its index in the order of execution; memory is untouched, and a reset recovers."""
+    record, cause, _ = {
+        "nested": (repeat(1, 1), FaultCause.NESTED_REPEAT, 0),
+        "fetch": (NOP, FaultCause.BUS_FETCH, 0),
+    }.get(bad, BAD.get(bad))
+    machine.put_body(*[NOP] * place, record, NOP)
+    where = BODY + 64 * place
+    if bad == "fetch":
+        machine.harness.inject_errors([ErrorRange(where + 16, where + 16, BusResponse.SLVERR, False)])
+    machine.begin(NOP, NOP, repeat(place + 2, 7), store(), IRQ)
+    assert machine.finish(), "no interrupt"
+    fault = machine.driver.fault
+    assert (fault.cause, fault.engine, fault.index) == (cause, Engine.CONTROL, 3 + place)
+    assert fault.address == (where if bad == "fetch" else 0)
+    assert machine.driver.read("HEAD") == 3
+    assert np.array_equal(machine.harness.memory, machine.before)
+    machine.recover()
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [
+        (BODY + 32, FaultCause.MISALIGNED),
+        (1 << CONFIG.addr_width, FaultCause.BUS_FETCH),
+        ((1 << 64) - 64, FaultCause.BUS_FETCH),
+        (BASE + SIZE, FaultCause.BUS_FETCH),
+    ],
+)
+def test_bad_body(machine, address, cause):
+    """The address that a register and the record give together is judged, and reported."""
+    machine.begin(pack(Opcode.ADDRESS, number=5, value=address - 192), repeat(4, 4, address=192, base=5), store(), IRQ)
+    assert machine.finish(), "no interrupt"
+    fault = machine.driver.fault
+    assert (fault.cause, fault.engine, fault.address) == (cause, Engine.CONTROL, address)
+    assert fault.index == (1 if cause == FaultCause.MISALIGNED else 2)
+    assert np.array_equal(machine.harness.memory, machine.before)
+    machine.recover()
+
+
+@pytest.mark.parametrize(("verb", "start"), [("load", DATA), ("store", TARGET)])
+@pytest.mark.parametrize(
+    ("total", "cause"),
+    [
+        (DATA + 4, FaultCause.MISALIGNED),
+        (1 << CONFIG.addr_width, FaultCause.ADDRESS_RANGE),
+        ((1 << 64) - 8, FaultCause.ADDRESS_RANGE),
+    ],
+)
+def test_bad_sum(machine, verb, start, total, cause):
+    """LOAD and STORE are judged by the address with its register; a sum below 0 is one far above."""
+    setting = pack(Opcode.ADDRESS, number=7, value=(total - start) % (1 << 64))
+    machine.begin(NOP, setting, load(base=7) if verb == "load" else store(base=7))
+    assert machine.finish(), "no interrupt"
+    fault = machine.driver.fault
+    assert (fault.cause, fault.engine, fault.index) == (cause, Engine[verb.upper()], 2)
+    assert fault.address == total
+    assert np.array_equal(machine.harness.memory, machine.before)
+    machine.recover()
+
+
+def test_watchdog_in_a_body(machine):
+    """The command of the third round that waits for ever is found."""
+    machine.put_body(NOP, load(wait=1 << 5), NOP)
+    machine.begin(*[pack(Opcode.NOP, post=1 << 5)] * 2, repeat(3, 9), IRQ, watchdog=500)
+    assert machine.finish(), "no interrupt"
+    fault = machine.driver.fault
+    assert (fault.cause, fault.engine, fault.index) == (FaultCause.WATCHDOG, Engine.LOAD, 3 + 2 * 3 + 1)
+    assert np.array_equal(machine.harness.memory, machine.before)
+    machine.recover()
+
+
+def test_reset_in_a_loop(machine):
+    """It ends a loop without an end and clears the address registers, whatever cycle it comes in."""
+    machine.put_body(STEP, load(), NOP, store(wait=1))
+    for cycles in range(60, 400, 9):
+        machine.harness.configure(latency=1 + cycles % 30, stalls=Stalls(r=0.2, w=0.4, b=0.4, aw=0.4), seed=cycles)
+        machine.tail = 0
+        machine.begin(STEP, pack(Opcode.NOP, post=1), repeat(4 if cycles % 2 else 3, (1 << 32) - 1), IRQ)
+        machine.harness.run(cycles)
+        assert not machine.driver.idle
+        machine.driver.soft_reset()
+        assert machine.harness.outstanding == 0
+        machine.recover()
+        machine.begin(store(base=1, address=TARGET + 128), IRQ)
+        assert machine.finish()
+        start = TARGET - BASE
+        assert np.array_equal(*(machine.harness.memory[at : at + 128] for at in (start, start + 128)))
+        machine.driver.acknowledge()
+        machine.driver.soft_reset()
+
+
+def test_loop_leaves_an_idle_core(machine):
+    """A loop at the end of the ring: the core is idle when it is over, HEAD has counted the REPEAT once."""
+    machine.put_body(load(), STEP, NOP)
+    machine.begin(repeat(3, 50))
+    for _ in range(200):
+        machine.harness.run(20)
+        if machine.driver.idle:
+            break
+    assert machine.driver.idle
+    assert machine.driver.read("HEAD") == 1
+    assert machine.driver.counters()["COMMANDS"] == 1 + 150
+    machine.begin(load(local=CONFIG.vmem_rows), tail=2)
+    assert machine.finish()
+    assert machine.driver.fault.index == 151
 
 
 def test_memory_outside_answers_decerr(machine):
