@@ -58,6 +58,7 @@ UNITS: dict[str, tuple[Factory, float]] = {
     "axi_master": (_make("bus.master.AxiMaster", _ECP5), 80.0),
     "record_fetch": (_make("control.fetch.RecordFetch", _ECP5), 80.0),
     "record_decoder": (_make("control.decode.RecordDecoder", _ECP5), 80.0),
+    "address_registers": (_make("control.addresses.AddressRegisters"), 80.0),
     "command_queue": (_make("control.queue.CommandQueue", _ECP5, Opcode.MATMUL), 80.0),
     "semaphores": (_make("control.semaphores.SemaphoreFile"), 80.0),
     "watchdog": (_make("control.watchdog.Watchdog", waiting=len(Engine), running=len(Engine) - 1), 80.0),

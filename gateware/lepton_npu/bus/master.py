@@ -23,7 +23,7 @@ __all__ = ["AxiMaster"]
 class AxiMaster(wiring.Component):
     """Joins the command fetch and the LOAD engine (reads) and the STORE engine (writes) to one AXI4 port.
 
-    The fetch goes first; it has two records in flight at most, so LOAD is not starved. Read addresses pass through a
+    The fetch goes first; it has four records in flight at most, so LOAD is not starved. Read addresses pass through a
     register (1 cycle); read data are told apart by RID, so the two streams may come interleaved. Everything else passes
     unchanged.
 
