@@ -76,14 +76,17 @@ def _chain(model: Any) -> list[Any]:
         raise ModelError(
             f"model {model.name!r} must have one input and one output, not {len(inputs)} and {len(outputs)}"
         )
+    uses = {item["name"]: len(item.get("inbound_nodes", ())) for item in model.get_config()["layers"]}
     tensor = inputs[0]
     for layer in model.layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue
+        if uses.get(layer.name, 1) > 1:
+            raise _refuse(layer, "is used more than once; the device runs layers in a chain")
         try:
             follows = layer.input is tensor
-        except (AttributeError, ValueError):  # Keras: of a layer that is called more than once
-            raise _refuse(layer, "is used more than once; the device runs layers in a chain") from None
+        except (AttributeError, ValueError):  # Keras: it is called elsewhere as well, or takes several tensors
+            follows = False
         if not follows:
             raise _refuse(layer, "does not follow the layer before it; the device runs layers in a chain")
         tensor = layer.output
