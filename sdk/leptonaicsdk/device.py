@@ -336,8 +336,8 @@ class Device:
     ) -> dict[str, list[float]]:
         """Train the loaded Network.
 
-        An interrupt (Ctrl-C) waits for the end of the batches that the device is working on, at most a hundredth of an
-        epoch; the state is then that after the last of them, and the device can go on. A second one does not wait: the
+        An interrupt (Ctrl-C) waits for the end of the batches that the device is working on, a hundredth of an
+        epoch or 8 batches; the state is then that after the last of them, and the device can go on. A second one does not wait: the
         state is then that of the beginning of the epoch, and so it is after a fault of the core.
 
         Parameters
@@ -354,7 +354,7 @@ class Device:
             Each epoch has an order of its own that depends on ``seed`` and its number only.
         seed : int
         on_progress : function of a `Progress`
-            Called about 100 times an epoch.
+            Called up to 100 times an epoch.
 
         Returns
         -------

@@ -22,11 +22,12 @@ __all__ = [
     "Slice",
     "check_last_layer",
     "forward_slices",
+    "hundredth",
     "label_loss",
     "slices",
 ]
 
-PARTS = 100
+PARTS, LEAST = 100, 8
 OPTIMIZERS: dict[str, type[Adam] | type[Sgd]] = {"adam": Adam, "sgd": Sgd}
 """Optimizers by the names that ``compile`` takes."""
 
@@ -40,10 +41,15 @@ class Slice(NamedTuple):
     stop: int
 
 
+def hundredth(count: int, batch: int, least: int | None = None) -> int:
+    """Batches in a hundredth of ``count`` samples, but at least ``least`` or 8: a call of the device costs time."""
+    return max(-(-count // (batch * PARTS)), LEAST if least is None else least)
+
+
 def slices(count: int, batch: int, batches: int | None = None) -> Iterator[Slice]:
-    """Cut ``count`` samples into slices of ``batches`` batches each, by default about a hundredth of all."""
+    """Cut ``count`` samples into slices of ``batches`` batches each, by default a `hundredth`."""
     steps = -(-count // batch)
-    width = batches or -(-steps // PARTS)
+    width = batches or hundredth(count, batch)
     for first in range(0, steps, width):
         last = min(first + width, steps) - 1
         yield Slice(first, last, first * batch, min((last + 1) * batch, count))

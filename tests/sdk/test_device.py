@@ -179,6 +179,7 @@ def test_precision(loaded):
 def test_slices():
     assert list(slices(10, 4, 2)) == [Slice(0, 1, 0, 8), Slice(2, 2, 8, 10)]
     assert list(slices(3, 4)) == [Slice(0, 0, 0, 3)]
+    assert [p.last for p in slices(80, 4)] == [7, 15, 19]
     parts = list(slices(60000, 32))
     assert len(parts) == 99
     assert list(forward_slices(300)) == [Slice(0, 0, 0, 128), Slice(1, 1, 128, 256), Slice(2, 2, 256, 300)]

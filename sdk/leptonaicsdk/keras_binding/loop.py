@@ -1,7 +1,7 @@
 """``fit``, ``evaluate`` and ``predict`` of a Keras model on a device, with Keras's arguments, callbacks and results.
 
 Batches go to the device in slices, as with Keras's ``steps_per_execution``: callbacks of batches are called once a
-slice, about 100 times an epoch, or every ``steps_per_execution`` batches if the model is compiled with that.
+slice, up to 100 times an epoch, or every ``steps_per_execution`` batches if the model is compiled with that.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import inputs
 from ..errors import InputError, InputTypeError, ModelError
-from ..loaded import Slice, forward_slices, slices
+from ..loaded import Slice, forward_slices, hundredth, slices
 from ..session import Metrics
 from .compiled import rate, scheduled
 from .model import KerasModel
@@ -187,8 +187,9 @@ def fit(
         calls.on_epoch_begin(epoch)
         order, total = _order(shuffle, len(samples), batch), Metrics(0, 0.0, 0)
         runner = device._prepare(loaded)
+        width = 1 if single else _given(model) or hundredth(len(samples), batch, 1 if watched else None)
         try:
-            for part in slices(len(samples), batch, 1 if single else _given(model)):
+            for part in slices(len(samples), batch, width):
                 calls.on_train_batch_begin(part.first)
                 if watched:
                     device._prepare(loaded)

@@ -188,7 +188,9 @@ def test_a_model_that_cannot_run_is_refused_by_load_model(keras, device, build):
     device.load_model(build())
     with pytest.raises(ModelError, match="layer 'drop'"):
         device.load_model(keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, name="drop")]))
-    with pytest.raises(InputError, match=r"input_scale must be left out for a Keras model, which has its own, not 0\.5"):
+    with pytest.raises(
+        InputError, match=r"input_scale must be left out for a Keras model, which has its own, not 0\.5"
+    ):
         device.load_model(build(), input_scale=0.5)
     with pytest.raises(StateError, match=r"Device.fit is for a Network; a Keras model has its own \(model.fit"):
         device.fit(1, 2)
