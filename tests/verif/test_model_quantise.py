@@ -126,3 +126,37 @@ def test_arguments_are_checked():
         quantise(np.zeros(3), Precision.P8, 4)
     with pytest.raises(ValueError, match="3 is not a valid Precision"):
         quantise(np.zeros((3, 3), np.float32), 3, 4)
+
+
+def slow_integers(matrix: np.ndarray, precision: Precision, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers (rows, cols) and exponents of tiles, in binary64 and by masks."""
+    high, wide = (size // side for size in matrix.shape)
+    fields = (matrix.view(np.uint32) >> 23 & 0xFF).astype(np.int64)
+    exponents = fields.reshape(high, side, wide, side).max(axis=(1, 3))
+    each = np.kron(exponents, np.ones((side, side), np.int64))
+    numbers = np.where((fields == 0) | (each == NAN_EXPONENT), np.float32(0), matrix).astype(np.float64)
+    scaled = np.rint(numbers * 2.0 ** (SCALE[precision] + 127 - each))
+    return scaled.clip(-LIMIT[precision], LIMIT[precision]).astype(np.int64), exponents
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_tiles_of_every_exponent(precision, narrow, seed):
+    """A tile for every exponent, alone and beside the others: zeros, subnormals, saturation, infinities, NaNs."""
+    rng, side = np.random.default_rng([seed, precision]), 16
+    top = np.arange(256).repeat(side * side).reshape(16, 16, side, side)
+    below = rng.integers(0, 12 if narrow else 256, top.shape) * (rng.random(top.shape) < 0.9)
+    words = (np.maximum(top - below, 0) << 23 | rng.integers(0, 1 << 23, top.shape)).astype(np.uint32)
+    words |= rng.integers(0, 2, top.shape, np.uint32) << np.uint32(31)
+    words[rng.random(top.shape) < 0.2] &= 0x80000000
+    words[rng.random(top.shape) < 0.1] |= 0x007FFFFF
+    matrix = words.swapaxes(1, 2).reshape(16 * side, 16 * side).view(np.float32)
+    integers, exponents = slow_integers(matrix, precision, side)
+    assert len(np.unique(exponents)) > 250
+    parts = [matrix] + [matrix[i : i + side, j : j + side] for i in range(0, 256, side) for j in range(0, 256, side)]
+    for part in parts:
+        expected, e = (integers, exponents) if part is matrix else slow_integers(part, precision, side)
+        tiles = quantise(part, precision, side)
+        np.testing.assert_array_equal(tiles.exponents, e)
+        found = integers_of(tiles.mantissas).swapaxes(1, 2).reshape(expected.shape)
+        np.testing.assert_array_equal(found, expected)
