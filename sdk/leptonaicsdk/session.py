@@ -1,9 +1,10 @@
 """A network on a core: its parameters and optimizer state stay on the chip, samples stream through."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from lepton_npu.spec.commands import Precision
 from lepton_npu.spec.config import RECORD_BYTES
 from numpy.typing import NDArray
 
@@ -11,9 +12,20 @@ from .backend import RING_LOG2, Backend
 from .mlp import precision_of
 from .network import Activation, Loss, Network, Optimizer
 from .program import Program
-from .training.emitter import INPUT, RATE, RESULT, TARGET
-from .training.layout import Persistent
-from .training.programs import SUM_ROWS, Looped, Strides, inference_step, loss_sum, training_step, transfer
+from .training.emitter import IMAGE, INPUT, RATE, RESULT, TARGET
+from .training.layout import Home, Persistent
+from .training.programs import (
+    SUM_ROWS,
+    Looped,
+    Strides,
+    first_tiles,
+    inference_buffers,
+    inference_step,
+    loss_sum,
+    training_buffers,
+    training_step,
+    transfer,
+)
 from .training.update import rates, slots_of
 
 __all__ = ["INFERENCE_BATCH", "Metrics", "Session"]
@@ -21,7 +33,7 @@ __all__ = ["INFERENCE_BATCH", "Metrics", "Session"]
 _CODE_BYTES = 1 << 20
 _LINE = 64
 INFERENCE_BATCH = 128
-"""Samples of a batch in `Session.evaluate` and `Session.predict`."""
+"""Samples of a batch in `Session.evaluate` and `Session.predict`; on a small core it is a training step's batch."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ class Session:
         Factor of every input on the core (1 / 255 for images of uint8, say).
     clip : tuple of two floats, or None
         Range that inputs are clipped to, before the factor.
+    home : Home
+        Where weights may live at best; a network that does not fit there is given the next one, its largest layers first.
 
     Raises
     ------
@@ -81,7 +95,7 @@ class Session:
 
     def __init__(
         self, backend: Backend, network: Network, *, loss: Loss, optimizer: Optimizer, batch: int, precision: int = 8,
-        input_scale: float = 1.0, clip: tuple[float, float] | None = None,
+        input_scale: float = 1.0, clip: tuple[float, float] | None = None, home: Home = Home.CHIP,
     ):  # fmt: skip
         softmax = network.layers[-1].activation == Activation.SOFTMAX
         loss = Loss(loss)
@@ -95,8 +109,10 @@ class Session:
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.input_scale, self.clip, self.step = batch, input_scale, clip, 0
         self.config = backend.config
+        self._labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+        self.inference_batch = max(batch, INFERENCE_BATCH) if self.config.acc_rows >= 4096 else batch
         self._slots = slots_of(optimizer)
-        self._persistent = Persistent(self.config, network, precision_of(precision), len(self._slots))
+        self._persistent = self._choose(precision_of(precision), home)
         self._programs: dict[tuple, Looped] = {}
         self._placed: dict[bytes, int] = {}
         self._code = _align(RECORD_BYTES << RING_LOG2)
@@ -108,17 +124,33 @@ class Session:
         self._data = self._code_end + self._image_bytes
         if self._data + (1 << 16) > backend.memory.size:
             raise ValueError(f"memory must be above {self._data + (1 << 16)} bytes, not {backend.memory.size}")
-        self._labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
-        self._train_program(batch, True)  # refuses here what does not fit
         zero = [np.zeros((persistent.rows, self.config.side), np.float32) for _ in self._slots]
-        self._upload(
-            [self._image([(np.zeros((i, o)), np.zeros(o)) for i, o in self._shapes()], parameters=True), *zero]
-        )
+        zeros = [(np.zeros((layer.inputs, layer.units)), np.zeros(layer.units)) for layer in persistent.layers]
+        self._upload([self._image(zeros, parameters=True), *zero])
+
+    def _choose(self, precision: Precision, least: Home) -> Persistent:
+        """As much on the chip as fits beside the buffers: first the largest layers' state goes to memory, then tiles."""
+        network, layers = self.network, len(self.network.layers)
+        largest = sorted(range(layers), key=lambda l: -network.sizes[l] * network.sizes[l + 1])
+        refusal: ValueError | None = None
+        for home, rest in ((Home.TILES, Home.CHIP), (Home.MEMORY, Home.TILES)):
+            for streamed in range(layers + 1):
+                homes = tuple(
+                    max(home if l in largest[:streamed] else rest, least, key=lambda kind: kind.value)
+                    for l in range(layers)
+                )
+                try:
+                    persistent = Persistent(self.config, network, precision, len(self._slots), homes)
+                    for bytes_in in (True, False):
+                        training_buffers(persistent, self.batch, self.loss, bytes_in=bytes_in)
+                        inference_buffers(persistent, self.inference_batch, self.loss, bytes_in=bytes_in)
+                except ValueError as error:
+                    refusal = error
+                    continue
+                return persistent
+        raise ValueError(f"the network cannot run on this core, even with all weights streamed: {refusal}")
 
     # ---- Parameters and state of the optimizer.
-
-    def _shapes(self) -> list[tuple[int, int]]:
-        return [(layer.inputs, layer.units) for layer in self._persistent.layers]
 
     @property
     def parameters(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -207,20 +239,27 @@ class Session:
         """All slots, from memory to the chip, and the weights' tiles."""
         data = np.concatenate([*images, self._constants()])
         self._view(self._code_end, data.nbytes)[:] = data.view(np.uint8).reshape(-1)
-        persistent = self._persistent
-        regions = [*persistent.slots, persistent.constants]
-        self._launch({INPUT: self._code_end}, once=transfer(persistent, regions, store=False, quantise=True))
+        persistent, slots = self._persistent, range(1 + len(self._slots))
+        buffers = self._train_program(self.batch, True).buffers
+        assert buffers is not None
+        self._launch({IMAGE: self._code_end}, [transfer(persistent, slots, store=False), first_tiles(buffers)])
 
-    def _download(self, slots) -> list[NDArray[np.float32]]:
-        """Slots from the chip."""
+    def _download(self, slots: Iterable[int]) -> list[NDArray[np.float32]]:
+        """Slots, from the chip to memory, where some of them live anyway."""
         persistent, slots = self._persistent, list(slots)
         if not slots:
             return []
-        regions = [persistent.slots[slot] for slot in slots]
-        self._launch({INPUT: self._code_end}, once=transfer(persistent, regions, store=True))
+        self._launch({IMAGE: self._code_end}, [transfer(persistent, slots, store=True)])
         size = persistent.rows * self.config.row_bytes
-        data = self._view(self._code_end, len(slots) * size).copy().view(np.float32)
-        return list(data.reshape(len(slots), -1, self.config.side))
+        return [
+            self._view(self._code_end + slot * size, size).copy().view(np.float32).reshape(-1, self.config.side)
+            for slot in slots
+        ]
+
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        """Where each layer's weights and optimizer state live."""
+        return self._persistent.homes
 
     # ---- Programs.
 
@@ -237,13 +276,10 @@ class Session:
         return self._placed[records]
 
     def _launch(
-        self,
-        registers: dict[int, int],
-        *,
-        once: Program | None = None,
-        looped: Sequence[tuple[Looped, int, dict[int, int]]] = (),
-    ):
-        """Run records, or loops with their counts and address registers (offsets in memory) one after another."""
+        self, registers: dict[int, int], once: Iterable[Program] = (),
+        looped: Iterable[tuple[Looped, int, dict[int, int]]] = (),
+    ):  # fmt: skip
+        """Run programs, and loops with their counts and address registers (offsets in memory), one after another."""
         ring = Program(self.config)
 
         def set_registers(values: dict[int, int]):
@@ -255,25 +291,26 @@ class Session:
                 ring.repeat(program, address=self._place(program), count=count)
 
         set_registers(registers)
-        if once is not None:
-            run(once)
-        for program, count, values in looped:
-            set_registers(values)
-            run(program.before)
+        for program in once:
+            run(program)
             ring.fence()
-            credits = list(program.body.credits)
+        for loop, count, values in looped:
+            set_registers(values)
+            run(loop.before)
+            ring.fence()
+            credits = list(loop.body.credits)
             for level in range(max(credits)):
                 ring.nop(post=[s for s, credit in enumerate(credits) if credit > level])
-            run(program.body.program, count)
+            run(loop.body.program, count)
             ring.fence()
             for level in range(max(credits)):
                 ring.nop(wait=[s for s, credit in enumerate(credits) if credit > level])
-            run(program.after)
+            run(loop.after)
         ring.irq(1)
         self.backend.run(ring.records())
 
     def _strides(self, bytes_in: bool, outputs: bool = False) -> Strides:
-        bus, last = self.config.bus_bytes, self._persistent.layers[-1].units
+        bus, last = self.config.bus_bytes, self.network.sizes[-1]
 
         def whole(size: int) -> int:
             return -(-size // bus) * bus
@@ -288,11 +325,14 @@ class Session:
     def _train_program(self, batch: int, bytes_in: bool) -> Looped:
         key = ("train", batch, bytes_in)
         if key not in self._programs:
-            self._programs[key] = training_step(
-                self._persistent, batch, self.loss, self.optimizer, self._strides(bytes_in), bytes_in=bytes_in,
-                scale=self.input_scale, clip=self.clip,
-            )  # fmt: skip
+            self._programs[key] = self._training_step(self._persistent, batch, bytes_in)
         return self._programs[key]
+
+    def _training_step(self, persistent: Persistent, batch: int, bytes_in: bool) -> Looped:
+        return training_step(
+            persistent, batch, self.loss, self.optimizer, self._strides(bytes_in), bytes_in=bytes_in,
+            scale=self.input_scale, clip=self.clip,
+        )  # fmt: skip
 
     def _infer_program(self, batch: int, bytes_in: bool, loss: Loss | None) -> Looped:
         key = ("infer", batch, bytes_in, loss)
@@ -327,7 +367,7 @@ class Session:
 
     def evaluate(self, x: NDArray, y: NDArray) -> Metrics:
         """Losses of samples, without an update."""
-        return self._work(x, y, INFERENCE_BATCH, None)
+        return self._work(x, y, self.inference_batch, None)
 
     def predict(self, x: NDArray) -> NDArray[np.float32]:
         """Outputs of the network, (n, outputs)."""
@@ -335,11 +375,11 @@ class Session:
         bytes_in, parts = x.dtype == np.uint8, []
         strides = self._strides(bytes_in, outputs=True)
         units = self._persistent.layers[-1].units
-        for first, batches, batch in self._pieces(len(x), INFERENCE_BATCH, strides):
+        for first, batches, batch in self._pieces(len(x), self.inference_batch, strides):
             part = x[first : first + batches * batch]
             end = self._put_samples(self._data, part, strides.sample, batch)
             looped = self._infer_program(batch, bytes_in, None)
-            self._launch({}, looped=[(looped, batches, {INPUT: self._data, RESULT: end})])
+            self._launch({IMAGE: self._code_end}, looped=[(looped, batches, {INPUT: self._data, RESULT: end})])
             size = len(part) * strides.result
             rows = self._view(end, size).copy().view(np.float32).reshape(len(part), -1)
             parts.append(rows[:, :units].copy())
@@ -419,7 +459,7 @@ class Session:
             self._view(results, blocks * block).view(np.float32).reshape(-1, 2)[:] = unused
             sums = results + blocks * block
             self._launch(
-                {},
+                {IMAGE: self._code_end},
                 looped=[
                     (looped, batches, registers),
                     (self._loss_sum(), blocks, {RESULT: results, TARGET: sums}),

@@ -5,7 +5,7 @@ from lepton_npu.spec.commands import Format, Precision, VectorOp
 from leptonaicsdk.network import Activation, Loss
 from leptonaicsdk.schedule import Region
 
-from .emitter import RESULT, TARGET, Emitter, View
+from .emitter import RESULT, TARGET, View
 from .forward import Forward
 from .layout import Chunk
 
@@ -139,14 +139,17 @@ class Backward:
     def hidden_delta(self, l: int):
         """dE/dz of layer l from that of layer l + 1: (delta W^T) times the derivative, and its tiles."""
         buffers, layer, above = self.buffers, self.persistent.layers[l], self.persistent.layers[l + 1]
-        deltas, weights, sums = buffers.delta_tiles[l + 1], self.persistent.tiles[l + 1], buffers.back_sums[0]
-        regions = [deltas.region, *(buffers.weight_tiles(l + 1, chunk) for chunk in buffers.chunks[l + 1])]
-        self.emitter.matmul(
-            regions, sums, self.precision, self.precision, b_transpose=1, k_tiles=above.n_tiles, n_tiles=above.k_tiles,
-            a_tile=deltas.start, a_k_stride=self.high, a_limb_stride=self.high * above.n_tiles, a_stride0=1,
-            b_tile=weights.start, b_k_stride=above.k_tiles, b_n_stride=1, b_limb_stride=above.k_tiles * above.n_tiles,
-            acc=sums.start, acc_n_stride=1, acc_stride0=layer.n_tiles, rows=self.batch, count0=self.batch,
-        )  # fmt: skip
+        deltas, sums = buffers.delta_tiles[l + 1], buffers.back_sums[0]
+        for chunk in buffers.chunks[l + 1]:
+            weights = self.forward.weights.tiles(l + 1, chunk)
+            self.emitter.matmul(
+                [deltas.region, weights.region], sums, self.precision, self.precision, b_transpose=1,
+                k_tiles=above.n_tiles, n_tiles=chunk.tiles,
+                a_tile=deltas.start, a_k_stride=self.high, a_limb_stride=self.high * above.n_tiles, a_stride0=1,
+                b_tile=weights.start, b_k_stride=weights.column, b_n_stride=1, b_limb_stride=weights.limb,
+                acc=sums.start + chunk.first, acc_n_stride=1, acc_stride0=layer.n_tiles, rows=self.batch,
+                count0=self.batch,
+            )  # fmt: skip
         count = (layer.n_tiles, self.batch)
         delta = View.of(sums, stride1=layer.n_tiles)
         if self.persistent.network.layers[l].activation == Activation.LINEAR:
@@ -175,18 +178,3 @@ class Backward:
                 [self.persistent.ones, deltas.region], sums, Precision.P8, self.precision, **into,
                 a_tile=self.persistent.ones.start, acc=sums.start + rows * layer.n_tiles, rows=1,
             )  # fmt: skip
-
-    def requantise(self, l: int, chunk: Chunk):
-        """Tiles of a chunk's weights."""
-        requantise(self.emitter, self.forward, l, chunk)
-
-
-def requantise(emitter: Emitter, forward: Forward, l: int, chunk: Chunk):
-    """Tiles of a chunk of layer l's weights."""
-    buffers, layer = forward.buffers, forward.persistent.layers[l]
-    source, tiles = buffers.slot(0, l, chunk), forward.persistent.tiles[l]
-    emitter.quant(
-        [source], [buffers.weight_tiles(l, chunk)], forward.precision, source=source.start, source_stride=layer.n_tiles,
-        rows=chunk.rows, cols=layer.units, tile=tiles.start + chunk.first, tile_stride=layer.k_tiles,
-        limb_stride=layer.k_tiles * layer.n_tiles,
-    )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from leptonaicsdk.network import Activation
 from leptonaicsdk.schedule import Region
 
-from .layout import Chunk, Persistent, chunks_of
+from .layout import Chunk, Home, Persistent, chunks_of
 
 __all__ = ["Buffers", "choose_buffers"]
 
@@ -50,6 +50,10 @@ class Buffers:
         Sums of a chunk's gradient, in both halves of the accumulators, used in turn.
     work : Region
         Scratch rows of the optimizer.
+    staging : list of list of Region
+        Where weights (and, when training, their optimizer state) that live in memory are on their way; used in turn.
+    tile_staging : list of Region
+        The same for their tiles.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Buffers:
         most = max(self._rows(0, chunk) for chunk in self.chunks[0])
         for layer in layers[1:]:
             parts = max(1, -(-layer.rows // max(most, (side + 1) * layer.n_tiles)))
+            if not persistent.on_chip(layer.index):
+                parts = max(parts, min(4, layer.k_tiles))
             self.chunks.append(chunks_of(layer.inputs, side, parts))
 
         self.tiles, self.outputs, self.sums = [], [], []
@@ -77,6 +83,21 @@ class Buffers:
             # The first layer's sums stay clear of the half in which the last chunk of a step has its gradient.
             half = 0 if layer.index == 0 else None
             self.sums.append(spaces.sums(f"sums of layer {layer.index}", batch * layer.n_tiles, half))
+        moving = [
+            (self._rows(l, chunk), chunk.tiles * layers[l].n_tiles * limbs)
+            for l, chunks in enumerate(self.chunks)
+            if not persistent.on_chip(l)
+            for chunk in chunks
+        ]
+        self.staging: list[list[Region]] = []
+        self.tile_staging: list[Region] = []
+        if moving:
+            slots = len(persistent.slots) if training else 1
+            size = max(rows for rows, _ in moving)
+            self.staging = [[vmem.take("weights and state of a chunk", size) for _ in range(slots)] for _ in range(2)]
+        if Home.MEMORY in persistent.homes:
+            size = max(size for _, size in moving)
+            self.tile_staging = [spaces.tiles.take("weights of a chunk", size) for _ in range(2)]
         wide = max(chunk.tiles for chunk in self.chunks[0])
         self.packed: list[Region] = []
         if bytes_in:
@@ -110,16 +131,24 @@ class Buffers:
             self.work = vmem.take("scratch of the optimizer", most)
 
     def _rows(self, l: int, chunk: Chunk) -> int:
-        return self.persistent.chunk_rows(l, chunk)[1]
+        return self.persistent.chunk_rows(l, chunk)
 
     def slot(self, number: int, l: int, chunk: Chunk) -> Region:
-        """Rows of a chunk of layer l in a slot of the parameters (0) or of the optimizer's state."""
-        first, rows = self.persistent.chunk_rows(l, chunk)
-        return Region("vector memory", self.persistent.slots[number].start + first, rows)
+        """Rows of a chunk of a layer on the chip, its bias included, in a slot of parameters (0) or optimizer state."""
+        layer, region = self.persistent.layers[l], self.persistent.slots[number][l]
+        return Region(region.space, region.start + chunk.row * layer.n_tiles, self._rows(l, chunk))
+
+    def bias(self, number: int, l: int) -> Region:
+        """Name of the rows of the bias of layer l: those of its last chunk, or its own."""
+        if self.persistent.on_chip(l):
+            return self.slot(number, l, self.chunks[l][-1])
+        return self.persistent.bias(number, l)
 
     def weight_tiles(self, l: int, chunk: Chunk) -> Region:
-        """Name of the tiles of a chunk's quantised weights (their addresses are those of `Persistent.tiles`)."""
-        return Region(f"weight tiles {l}", self.persistent.tiles[l].start + chunk.first, chunk.tiles)
+        """Name of the tiles of a chunk's weights on the chip (their addresses are those of `Persistent.tiles`)."""
+        tiles = self.persistent.tiles[l]
+        assert tiles is not None
+        return Region(f"weight tiles {l}", tiles.start + chunk.first, chunk.tiles)
 
     def input_tiles(self, chunk: Chunk) -> Region:
         """Name of the tiles of a chunk of the samples."""

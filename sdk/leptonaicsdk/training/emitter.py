@@ -9,10 +9,11 @@ from lepton_npu.spec.config import NpuConfig
 
 from leptonaicsdk.schedule import Region, Schedule
 
-__all__ = ["INPUT", "RATE", "RESULT", "TARGET", "Emitter", "View"]
+__all__ = ["IMAGE", "INPUT", "RATE", "RESULT", "TARGET", "Emitter", "View"]
 
-INPUT, TARGET, RATE, RESULT = 1, 2, 3, 4
-"""Address registers of a program: samples, labels or targets, learning rates, and what is stored."""
+INPUT, TARGET, RATE, RESULT, IMAGE = 1, 2, 3, 4, 5
+"""Address registers of a program: samples, labels or targets, learning rates, what is stored, and the image of the
+parameters."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,15 @@ class Emitter:
         self.config, self.schedule = config, schedule
         self.program = schedule.program
 
-    def load(self, target: Region, *, register: int = 0, **fields: int):
-        """LOAD to rows of ``target``, at ``address`` behind an address register."""
+    def load(self, target: Region, *, register: int = 0, reads: Iterable[Region] = (), **fields: int):
+        """LOAD to rows of ``target``, at ``address`` behind a register, from memory that is known as ``reads``."""
         number = self.program.load(base=register, **fields)
-        self.schedule.add(number, writes=[target])
+        self.schedule.add(number, reads=list(reads), writes=[target])
 
-    def store(self, sources: Iterable[Region], *, register: int = 0, **fields: int):
-        """STORE of rows of ``sources``."""
+    def store(self, sources: Iterable[Region], *, register: int = 0, writes: Iterable[Region] = (), **fields: int):
+        """STORE of rows of ``sources``, to memory that is known as ``writes``."""
         number = self.program.store(base=register, **fields)
-        self.schedule.add(number, reads=list(sources))
+        self.schedule.add(number, reads=list(sources), writes=list(writes))
 
     def advance(self, register: int, value: int):
         """Add to an address register."""

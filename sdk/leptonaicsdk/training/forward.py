@@ -8,6 +8,7 @@ from leptonaicsdk.schedule import Region
 from .buffers import Buffers
 from .emitter import INPUT, Emitter, View
 from .layout import Chunk
+from .weights import Weights
 
 __all__ = ["Forward"]
 
@@ -41,6 +42,7 @@ class Forward:
         self.side, self.precision = self.persistent.config.side, self.persistent.precision
         self.sample_stride, self.scale, self.clip = sample_stride, scale, clip
         self.batch, self.high = buffers.batch, buffers.high
+        self.weights = Weights(emitter, buffers)
 
     # ---- Samples.
 
@@ -89,15 +91,14 @@ class Forward:
     def products(self, l: int, chunk: Chunk):
         """A chunk of the contraction of layer l."""
         buffers, layer = self.buffers, self.persistent.layers[l]
-        tiles, weights, sums = buffers.tiles[l], self.persistent.tiles[l], buffers.sums[l]
+        tiles, weights, sums = buffers.tiles[l], self.weights.tiles(l, chunk), buffers.sums[l]
         inputs = buffers.input_tiles(chunk) if l == 0 else tiles.region
         self.emitter.matmul(
-            [inputs, buffers.weight_tiles(l, chunk)], sums, self.precision, self.precision,
+            [inputs, weights.region], sums, self.precision, self.precision,
             accumulate=int(chunk.first > 0), k_tiles=chunk.tiles, n_tiles=layer.n_tiles,
             a_tile=tiles.start + chunk.first * self.high, a_k_stride=self.high, a_stride0=1,
             a_limb_stride=self.high * tiles.wide,
-            b_tile=weights.start + chunk.first, b_k_stride=1, b_n_stride=layer.k_tiles,
-            b_limb_stride=layer.k_tiles * layer.n_tiles,
+            b_tile=weights.start, b_k_stride=1, b_n_stride=weights.column, b_limb_stride=weights.limb,
             acc=sums.start, acc_n_stride=1, acc_stride0=layer.n_tiles, rows=self.batch, count0=self.batch,
         )  # fmt: skip
 
@@ -106,7 +107,7 @@ class Forward:
         buffers, layer = self.buffers, self.persistent.layers[l]
         activation = self.persistent.network.layers[l].activation
         count, wide = (layer.n_tiles, self.batch), layer.n_tiles
-        bias = View((buffers.slot(0, l, buffers.chunks[l][-1]),), self.persistent.bias_row(l))
+        bias = View((buffers.bias(0, l),), self.persistent.bias(0, l).start)
         outputs = View.of(buffers.outputs[l], stride1=wide)
         relu = int(activation == Activation.RELU)
         self.emitter.muladd(outputs, View.of(buffers.sums[l], stride1=wide), 1.0, bias, count=count, relu=relu)

@@ -1,6 +1,7 @@
 """Where everything is on the chip: parameters and optimizer state for good, the buffers of a program behind them."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from lepton_npu.spec.commands import Precision
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
@@ -8,7 +9,7 @@ from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 from leptonaicsdk.network import Network
 from leptonaicsdk.schedule import Region
 
-__all__ = ["Chunk", "Persistent", "Space", "Spaces", "chunks_of"]
+__all__ = ["Chunk", "Home", "Persistent", "Space", "Spaces", "chunks_of"]
 
 
 @dataclass(frozen=True)
@@ -109,21 +110,39 @@ class _Layer:
         return (self.inputs + 1) * self.n_tiles
 
 
-class Persistent:
-    """What stays on the chip from program to program.
+class Home(Enum):
+    """Where a layer's weights and their optimizer state live.
 
-    Parameters and every slot of optimizer state have the same shape: layer after layer, the weights' rows (an input's
-    row of weights in ``n_tiles`` local rows), then the bias. The same network always gets the same addresses.
+    CHIP: in the vector memory, quantised in the tile memory. TILES: in host memory, loaded and stored a chunk at a time
+    for the update; quantised in the tile memory. MEMORY: in host memory, loaded and quantised for every use. Biases and
+    their state always live on the chip.
+    """
+
+    CHIP = 0
+    TILES = 1
+    MEMORY = 2
+
+
+class Persistent:
+    """What stays on the chip from program to program, and the image of all of it in host memory.
+
+    The image holds the parameters, then each slot of optimizer state, all of the same shape: layer after layer, the
+    weights' rows (an input's row of weights in ``n_tiles`` local rows), then the bias.
 
     Attributes
     ----------
     layers : list of _Layer
-    slots : list of Region
-        Slot 0: parameters; the others: state of the optimizer.
+    rows : int
+        Local rows of a slot of the image.
     first_row : list of int
-        Of each layer within a slot.
-    tiles : list of Region
-        Quantised weights of each layer: tile (i, j) of limb p at ``start + i + j * k_tiles + p * k_tiles * n_tiles``.
+        Of each layer within a slot of the image.
+    homes : tuple of Home
+        Of each layer.
+    slots : list of list of Region
+        Slot 0: parameters; the others: state of the optimizer. For each layer its rows, or those of its bias only.
+    tiles : list of Region or None
+        Quantised weights of each layer that has them on the chip: tile (i, j) of limb p at
+        ``start + i + j * k_tiles + p * k_tiles * n_tiles``.
     ones : Region
         A tile whose row 0 holds ones.
     constants : Region
@@ -138,7 +157,14 @@ class Persistent:
         If the network does not fit; the message names the layer.
     """
 
-    def __init__(self, config: NpuConfig, network: Network, precision: Precision, slots: int):
+    def __init__(
+        self,
+        config: NpuConfig,
+        network: Network,
+        precision: Precision,
+        slots: int,
+        homes: tuple[Home, ...] | None = None,
+    ):
         self.config, self.network, self.precision = config, network, precision
         self.spaces = spaces = Spaces(config)
         side, sizes = config.side, network.sizes
@@ -146,26 +172,25 @@ class Persistent:
             _Layer(l, sizes[l], sizes[l + 1], -(-sizes[l] // side), -(-sizes[l + 1] // side))
             for l in range(len(sizes) - 1)
         ]
+        self.homes = homes or (Home.CHIP,) * len(self.layers)
         self.first_row, rows = [], 0
         for layer in self.layers:
             self.first_row.append(rows)
             rows += layer.rows
         self.rows = rows
-        widest = max(self.layers, key=lambda layer: layer.rows)
-        name = f"layer {widest.index} ({widest.inputs} x {widest.units}) is too large: "
-        try:
-            names = ("parameters", *(f"optimizer state {slot}" for slot in range(1, slots + 1)))
-            self.slots = [spaces.vmem.take(what, rows) for what in names]
-            limbs = precision.limbs
-            self.tiles = [
-                spaces.tiles.take(f"weights of layer {layer.index}", layer.k_tiles * layer.n_tiles * limbs)
-                for layer in self.layers
-            ]
-            self.ones = spaces.tiles.take("tile of ones", 1)
-            self.constants = spaces.vmem.take("constants", 2 * self.layers[-1].n_tiles + 3)
-            self.rate = spaces.vmem.take("learning rate", 1)
-        except ValueError as error:
-            raise ValueError(f"{name}{error}") from None
+        limbs = precision.limbs
+        self.tiles: list[Region | None] = []
+        self.slots: list[list[Region]] = [[] for _ in range(1 + slots)]
+        for layer, home in zip(self.layers, self.homes):
+            name = f"layer {layer.index} ({layer.inputs} x {layer.units})"
+            for slot, regions in enumerate(self.slots):
+                what = f"optimizer state {slot} of {name}" if slot else f"parameters of {name}"
+                regions.append(spaces.vmem.take(what, layer.rows if home == Home.CHIP else layer.n_tiles))
+            size = layer.k_tiles * layer.n_tiles * limbs
+            self.tiles.append(None if home == Home.MEMORY else spaces.tiles.take(f"weights of {name}", size))
+        self.ones = spaces.tiles.take("tile of ones", 1)
+        self.constants = spaces.vmem.take("constants", 2 * self.layers[-1].n_tiles + 3)
+        self.rate = spaces.vmem.take("learning rate", 1)
 
     def copy_spaces(self) -> Spaces:
         """Spaces in which all of this is taken, for the buffers of a program."""
@@ -176,13 +201,20 @@ class Persistent:
             copy.used, copy.parts = mine.used, list(mine.parts)
         return spaces
 
-    def chunk_rows(self, l: int, chunk: Chunk) -> tuple[int, int]:
-        """First local row within a slot, and number of rows, of a chunk of layer l, its bias included."""
-        layer = self.layers[l]
-        rows = chunk.rows * layer.n_tiles + (layer.n_tiles if chunk.with_bias else 0)
-        return self.first_row[l] + chunk.row * layer.n_tiles, rows
+    def on_chip(self, l: int) -> bool:
+        """Whether the weights of layer l, and not only its bias, are in the vector memory."""
+        return self.homes[l] == Home.CHIP
 
-    def bias_row(self, l: int) -> int:
-        """Local row of the bias of layer l."""
-        layer = self.layers[l]
-        return self.slots[0].start + self.first_row[l] + layer.inputs * layer.n_tiles
+    def chunk_rows(self, l: int, chunk: Chunk) -> int:
+        """Local rows of a chunk of layer l: its weights and, with the last chunk, the bias."""
+        return (chunk.rows + int(chunk.with_bias)) * self.layers[l].n_tiles
+
+    def image_offset(self, slot: int, l: int, input_: int = 0) -> int:
+        """Byte offset in the image of the weights of an input of layer l, or, behind the last one, of the bias."""
+        row = slot * self.rows + self.first_row[l] + input_ * self.layers[l].n_tiles
+        return row * self.config.row_bytes
+
+    def bias(self, slot: int, l: int) -> Region:
+        """Local rows of the bias of layer l."""
+        layer, region = self.layers[l], self.slots[slot][l]
+        return Region(region.space, region.start + region.size - layer.n_tiles, layer.n_tiles)

@@ -1,8 +1,9 @@
 """Whole programs: a training step, an inference step, the sum of losses, and the way in and out of parameters."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lepton_npu.spec.commands import Format, Precision, VectorOp
 from lepton_npu.spec.config import NpuConfig
@@ -13,13 +14,25 @@ from leptonaicsdk.schedule import Region, Schedule
 
 from .backward import Backward, Targets
 from .buffers import Buffers, choose_buffers
-from .emitter import INPUT, RATE, RESULT, TARGET, Emitter, View
+from .emitter import IMAGE, INPUT, RATE, RESULT, TARGET, Emitter, View
 from .forward import Forward
-from .layout import Persistent
+from .layout import Chunk, Persistent
 from .loop import LoopBody, loop_body
 from .update import update
+from .weights import Weights
 
-__all__ = ["SUM_ROWS", "Looped", "Strides", "inference_step", "loss_sum", "training_step", "transfer"]
+__all__ = [
+    "SUM_ROWS",
+    "Looped",
+    "Strides",
+    "first_tiles",
+    "inference_buffers",
+    "inference_step",
+    "loss_sum",
+    "training_buffers",
+    "training_step",
+    "transfer",
+]
 
 SUM_ROWS = 64
 """Local rows of results that one iteration of `loss_sum` adds up."""
@@ -97,6 +110,20 @@ class _Batch:
             e.advance(RESULT, batch * strides.result)
 
 
+def training_buffers(persistent: Persistent, batch: int, loss: Loss, *, bytes_in: bool) -> Buffers:
+    """Buffers of `training_step`; ValueError if they do not fit."""
+    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    return choose_buffers(persistent, batch, bytes_in=bytes_in, training=True, labels=labels, scratch=4)
+
+
+def inference_buffers(persistent: Persistent, batch: int, loss: Loss | None, *, bytes_in: bool) -> Buffers:
+    """Buffers of `inference_step`; ValueError if they do not fit."""
+    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
+    scratch = 4 if loss or softmax else 0
+    return choose_buffers(persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=scratch)
+
+
 def training_step(
     persistent: Persistent, batch: int, loss: Loss, optimizer: Optimizer, strides: Strides, *, bytes_in: bool,
     scale: float = 1.0, clip: tuple[float, float] | None = None,
@@ -107,7 +134,7 @@ def training_step(
     from the last layer to the first, whose tiles the next step needs first.
     """
     labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
-    buffers = choose_buffers(persistent, batch, bytes_in=bytes_in, training=True, labels=labels, scratch=4)
+    buffers = training_buffers(persistent, batch, loss, bytes_in=bytes_in)
     work = _Batch(persistent, buffers, strides, scale, clip)
     last = len(persistent.layers) - 1
     total = sum(len(chunks) for chunks in buffers.chunks)
@@ -134,13 +161,26 @@ def training_step(
                 backward.gradient(l, chunk, buffers.gradients[half])
                 if l == 0:
                     work.next_samples(forward, chunk.index)
-                update(e, buffers, optimizer, l, chunk, buffers.gradients[half])
-                backward.requantise(l, chunk)
+                _update_chunk(forward, optimizer, l, chunk, buffers.gradients[half])
                 half ^= 1
         work.advance(e, targets=True, rate=True, result=True)
 
     before = _straight(persistent.config, work.first_samples)
     return Looped(before, loop_body(persistent.config, emit), Program(persistent.config), buffers)
+
+
+def _update_chunk(forward: Forward, optimizer: Optimizer, l: int, chunk: Chunk, sums: Region):
+    """Optimizer and new tiles of a chunk of layer l."""
+    persistent, buffers = forward.persistent, forward.buffers
+    regions = forward.weights.begin_update(l, chunk)
+    rows = persistent.chunk_rows(l, chunk)
+    if chunk.with_bias and not persistent.on_chip(l):
+        wide = persistent.layers[l].n_tiles
+        rows -= wide
+        biases = [persistent.bias(slot, l) for slot in range(len(persistent.slots))]
+        update(forward.emitter, buffers, optimizer, biases, wide, View.of(sums, rows))
+    update(forward.emitter, buffers, optimizer, regions, rows, View.of(sums))
+    forward.weights.end_update(l, chunk, regions)
 
 
 def inference_step(
@@ -150,9 +190,7 @@ def inference_step(
     """Forward pass of a batch. With a loss, each sample's result is that of `Targets.report`, else its outputs."""
     labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
-    buffers = choose_buffers(
-        persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=4 if loss or softmax else 0
-    )
+    buffers = inference_buffers(persistent, batch, loss, bytes_in=bytes_in)
     work = _Batch(persistent, buffers, strides, scale, clip)
     last = persistent.layers[-1]
 
@@ -192,7 +230,7 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
 
     The two sums are stored as words 0 and 1 at register TARGET. With softmax the loss of a sample is -log of its
     label's probability p, at least 1e-7 as in Keras. There is no logarithm in the vector unit: n = -log(p) is the
-    zero of p e^n - 1, found by three Newton steps n -= p e^n - 1 from the binary32 word of p read as an integer, which is
+    zero of p e^n - 1, found by three Newton steps n -= p e^n - 1 from the word of p read as an integer, which is
     2^23 (log2(p) + 127) to within 0.09 * 2^23 (J. N. Mitchell, "Computer Multiplication and Division Using Binary
     Logarithms", IRE Trans. EC-11, 1962). The error is 0.043 * ln 2 at first, and after a step at most half its square.
     A sample is correct if no other class has a greater probability than its label.
@@ -245,46 +283,52 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
     return Looped(_straight(config, zero), loop_body(config, emit), _straight(config, finish))
 
 
-def transfer(persistent: Persistent, regions: list[Region], *, store: bool, quantise: bool = False) -> Program:
-    """All rows of ``regions``, one behind another in memory at register INPUT, into the chip or out of it.
+def transfer(persistent: Persistent, slots: Iterable[int], *, store: bool) -> Program:
+    """What lives on the chip of some slots, from the image at register IMAGE to the chip, or back.
 
-    With ``quantise`` the weights and the tile of ones are quantised as well.
+    Into the chip the constants come as well, which are behind the image's slots.
     """
     config = persistent.config
-    side = config.side
+
+    def move(e: Emitter, region: Region, offset: int):
+        """Rows that are one behind another in memory, in long rows of a LOAD or STORE."""
+        block = _ROW_WORDS // config.side
+        whole = region.size // block
+        for first, rows, count in ((0, whole, block), (whole * block, 1, region.size % block)):
+            if rows and count:
+                fields: dict[str, Any] = {
+                    "register": IMAGE, "address": offset + first * config.row_bytes, "rows": rows,
+                    "stride": block * config.row_bytes, "words": count * config.side, "local": region.start + first,
+                    "local_stride": block,
+                }  # fmt: skip
+                if store:
+                    e.store([region], **fields)
+                else:
+                    e.load(region, **fields)
 
     def emit(e: Emitter):
-        offset = 0
-        for region in regions:
-            block = _ROW_WORDS // side
-            for first, rows, count in (
-                (0, region.size // block, block),
-                (region.size // block * block, 1, region.size % block),
-            ):
-                if rows and count:
-                    fields = {
-                        "register": INPUT, "address": offset + first * config.row_bytes,
-                        "stride": block * config.row_bytes, "rows": rows, "words": count * side,
-                        "local": region.start + first, "local_stride": block,
-                    }  # fmt: skip
-                    if store:
-                        e.store([region], **fields)
-                    else:
-                        e.load(region, **fields)
-            offset += region.size * config.row_bytes
-        if quantise:
-            e.program.fence()
-            e.schedule.pass_over()
-            ones, row = persistent.ones, persistent.constants.start + 2 * persistent.layers[-1].n_tiles + 2
-            e.program.quant(precision=Precision.P8, source=row, rows=1, cols=side, tile=ones.start)
-            e.schedule.pass_over()
-            for layer, tiles in zip(persistent.layers, persistent.tiles):
-                source = persistent.slots[0].start + persistent.first_row[layer.index]
-                e.program.quant(
-                    precision=persistent.precision, source=source, source_stride=layer.n_tiles, rows=layer.inputs,
-                    cols=layer.units, tile=tiles.start, tile_stride=layer.k_tiles,
-                    limb_stride=layer.k_tiles * layer.n_tiles,
-                )  # fmt: skip
-                e.schedule.pass_over()
+        for slot in slots:
+            for l, region in enumerate(persistent.slots[slot]):
+                first = 0 if persistent.on_chip(l) else persistent.layers[l].inputs
+                move(e, region, persistent.image_offset(slot, l, first))
+        if not store:
+            move(e, persistent.constants, len(persistent.slots) * persistent.rows * config.row_bytes)
 
     return _straight(config, emit)
+
+
+def first_tiles(buffers: Buffers) -> Program:
+    """Tiles of the weights that a transfer has brought, and the tile of ones."""
+    persistent = buffers.persistent
+    wide, side = persistent.layers[-1].n_tiles, persistent.config.side
+
+    def emit(e: Emitter):
+        weights = Weights(e, buffers)
+        for l, chunks in enumerate(buffers.chunks):
+            for chunk in chunks:
+                weights.first_tiles(l, chunk)
+        constants, ones = persistent.constants, persistent.ones
+        source = constants.start + 2 * wide + 2
+        e.quant([constants], [ones], Precision.P8, source=source, rows=1, cols=side, tile=ones.start)
+
+    return _straight(persistent.config, emit)

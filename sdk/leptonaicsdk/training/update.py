@@ -1,7 +1,7 @@
 """Optimizers: from the gradient of a chunk of parameters to their new values, in place."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,6 @@ from leptonaicsdk.schedule import Region
 
 from .buffers import Buffers
 from .emitter import Emitter, View
-from .layout import Chunk
 
 __all__ = ["Slot", "rates", "slots_of", "update"]
 
@@ -48,13 +47,13 @@ def rates(optimizer: Optimizer, learning_rate: float, first_step: int, count: in
     return (learning_rate * (1.0 - optimizer.beta_1) * corrected).astype(np.float32)
 
 
-def update(emitter: Emitter, buffers: Buffers, optimizer: Optimizer, l: int, chunk: Chunk, sums: Region):
-    """New parameters and state of a chunk of layer l, from its gradient in ``sums``."""
-    slots = [View.of(buffers.slot(number, l, chunk)) for number in range(len(buffers.persistent.slots))]
-    rows = slots[0].regions[0].size
+def update(
+    emitter: Emitter, buffers: Buffers, optimizer: Optimizer, slots: Sequence[Region], rows: int, gradient: View
+):
+    """New values of ``rows`` rows of parameters (slot 0) and state, from their gradient."""
     rate = View.of(buffers.persistent.rate, stride0=0)
-    work = View.of(buffers.work)
-    _UPDATES[type(optimizer)](emitter, optimizer, slots, View.of(sums), work, rate, (rows, 1))
+    views = [View.of(region) for region in slots]
+    _UPDATES[type(optimizer)](emitter, optimizer, views, gradient, View.of(buffers.work), rate, (rows, 1))
 
 
 def _sgd(e: Emitter, o: Sgd, slots: list[View], g: View, work: View, rate: View, count: tuple[int, int]):
