@@ -84,7 +84,7 @@ class Session:
     clip : tuple of two floats, or None
         Range that inputs are clipped to, before the factor.
     home : Home
-        Where weights may live at best; a network that does not fit there is given the next one, its largest layers first.
+        Where weights may live at best; a network that does not fit there gets the next one, its largest layers first.
 
     Raises
     ------
@@ -129,7 +129,7 @@ class Session:
         self._upload([self._image(zeros, parameters=True), *zero])
 
     def _choose(self, precision: Precision, least: Home) -> Persistent:
-        """As much on the chip as fits beside the buffers: first the largest layers' state goes to memory, then tiles."""
+        """As much on the chip as fits beside the buffers: first the largest layers' state leaves, then their tiles."""
         network, layers = self.network, len(self.network.layers)
         largest = sorted(range(layers), key=lambda l: -network.sizes[l] * network.sizes[l + 1])
         refusal: ValueError | None = None

@@ -147,7 +147,7 @@ def test_evaluate_and_predict_agree(seed):
 
 
 def test_state_goes_in_and_out(seed):
-    """Parameters and optimizer state survive a way through the host, and training goes on as if nothing had happened."""
+    """Parameters and optimizer state survive a way through the host: training goes on as if nothing had happened."""
     rng = np.random.default_rng([seed, 9])
     network, loss = _network("classes")
     x, y = _data(network, loss, rng, 40, False)
@@ -203,9 +203,9 @@ def test_clipping(seed):
 
 def test_large_layers_stream():
     """A network whose state does not fit stays trainable; what lives where can be read."""
-    network = Network(200, (Dense(60, "relu"), Dense(10, "softmax")))
-    tiny = dataclasses.replace(SMALL, vmem_rows=1024)
-    session = _session(tiny, network, SPARSE, Adam(), batch=8, precision=8)
+    network = Network(400, (Dense(60, "relu"), Dense(10, "softmax")))
+    config = dataclasses.replace(SMALL, vmem_rows=4096)
+    session = _session(config, network, SPARSE, Adam(), batch=8, precision=8)
     assert session.homes[0] != Home.CHIP
     assert session.homes[1] == Home.CHIP
 

@@ -12,7 +12,7 @@ from .weights import Weights
 
 __all__ = ["Forward"]
 
-_FUNCTIONS = {Activation.SIGMOID: "SIGMOID", Activation.TANH: "TANH"}
+_FUNCTIONS = {Activation.SIGMOID: VectorOp.SIGMOID, Activation.TANH: VectorOp.TANH}
 
 
 class Forward:
