@@ -2,7 +2,7 @@
 
 The functions and their errors are computed by ``function_error.c``, another reading of docs/numerics.md on the model's
 own tables; tests hold that it equals the NumPy twins, which the gateware equals bit for bit. Every one of the 2^32
-words is looked at, in a few minutes. The figures stand in docs/numerics.md.
+words is looked at, which takes minutes. The figures stand in docs/numerics.md.
 
 References are binary64 of the C library, good to a few units of its last place: 2^-27 ulp of binary32. An error is
 measured in ulp of the binade of the reference. Where the reference is outside the normal numbers of binary32 the result
@@ -148,6 +148,7 @@ def main():
     if unknown := [name for name in options.names if name not in FUNCTIONS]:
         parser.error(f"function must be one of {', '.join(FUNCTIONS)}, not {', '.join(unknown)}")
     console = Console()
+    console.width = max(console.width, 120)
     table = Table(
         "function", "inputs", "worst error (ulp)", "at x", "correctly rounded", "wrong 0, inf, NaN", "not monotone"
     )

@@ -172,7 +172,7 @@ class _Generator:
 
     def vector(self) -> Fields | None:
         rng, side = self.rng, self.side
-        op = VectorOp.MULADD if rng.random() < 0.3 else VectorOp(int(rng.integers(VectorOp.RECIP + 1)))
+        op = VectorOp.MULADD if rng.random() < 0.3 else VectorOp(int(rng.integers(len(VectorOp))))
         f: Fields = {"op": int(op), "count0": self.below(12), "count1": self.below(4)}
         for name in ("a", "dst"):
             f[f"{name}_format"] = int(Format.F32) if rng.random() < 0.5 else int(rng.integers(len(Format)))

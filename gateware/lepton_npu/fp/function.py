@@ -1,39 +1,49 @@
-"""Functions of one binary32 argument: a shared table-and-quadratic interpolator."""
+"""Functions of one binary32 argument, from tables and quadratics."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, enum, wiring
-from amaranth.lib.memory import Memory
+from types import SimpleNamespace
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec import function_tables as tables
 
-from .format import CANONICAL_NAN, Pipeline, Unpacked, pack_rounded
+from .format import Pipeline, Unpacked, pack_rounded
+from .interpolate import interpolate
 
 __all__ = ["Fp32Function", "FunctionOp"]
 
 _LOW = 17  # unsigned bits that an 18-bit signed DSP multiplier takes
+_ONE = 127  # exponent field of 1
 
-_ROW = data.StructLayout({"c0": tables.FRACTION_BITS + 1, "c1": signed(tables.C1_BITS + 1), "c2": tables.C2_BITS})
 
-
-class FunctionOp(enum.Enum, shape=1):
+class FunctionOp(enum.Enum, shape=3):
     """What `Fp32Function` gives."""
 
     EXP = 0
     RECIP = 1
-
-
-def _rows() -> list[dict[str, int]]:
-    rows = []
-    for table in (tables.exp2_table(), tables.reciprocal_table()):
-        rows += [{"c0": a, "c1": b, "c2": c} for a, b, c in zip(table.c0, table.c1, table.c2, strict=True)]
-    return rows
+    SQRT = 2
+    RSQRT = 3
+    SIGMOID = 4
+    TANH = 5
 
 
 class Fp32Function(wiring.Component):
-    """exp(x) or 1 / x; one result a cycle.
+    """exp, 1 / x, square root and its reciprocal, the logistic function and tanh; one result a cycle.
 
-    Special cases as docs/numerics.md says; the worst error is measured over all inputs by ``bench/function_error.py``.
+    As docs/numerics.md says, section 5; worst errors are measured over all inputs by ``bench/function_error.py``.
+    There are two interpolators, the second one of the reciprocal alone:
+
+    - exp, sqrt, rsqrt use the first one, recip the second one;
+    - sigmoid, and tanh of 0.625 and more, use both: 1 / (1 + 2^y);
+    - tanh of less takes tanh(x) / x, a function of x^2, from the first one, and the multiplier of the second one.
+
+    ``op`` is read all along the way, so it may only change when nothing is inside.
+
+    Attributes
+    ----------
+    latency : dict of FunctionOp to int
+        Cycles by operation.
 
     Members
     -------
@@ -41,7 +51,14 @@ class Fp32Function(wiring.Component):
     o_valid : Out(1), o : Out(32)
     """
 
-    latency = 11
+    latency = {
+        FunctionOp.EXP: 11,
+        FunctionOp.RECIP: 10,
+        FunctionOp.SQRT: 11,
+        FunctionOp.RSQRT: 11,
+        FunctionOp.SIGMOID: 19,
+        FunctionOp.TANH: 19,
+    }
 
     i_valid: In(1)
     op: In(FunctionOp)
@@ -52,112 +69,240 @@ class Fp32Function(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         pipe = Pipeline(m, self.i_valid)
+        exp, recip, sqrt, rsqrt, sigmoid, tanh = (self.op == op for op in FunctionOp)
+        first_alone = Signal()
+        m.d.comb += first_alone.eq(exp | sqrt | rsqrt)
 
         u = Unpacked(self.i)
+        small = Signal()
+        # Below 0.625.
+        m.d.comb += small.eq(tanh & ((u.exponent < 126) | ((u.exponent == 126) & (u.fraction[21:] == 0))))
         s = pipe.step(
-            recip=self.op == FunctionOp.RECIP,
             sign=u.sign,
             exponent=u.exponent,
             significand=u.significand,
             zero=u.zero,
             infinite=u.infinite,
             nan=u.nan,
-            exact=u.fraction == 0,
+            small=small,
+            # |x| * log2(e), or x^2.
+            factor=Mux(small, Cat(Const(0, 10), u.significand), tables.LOG2E)[: tables.LOG2E_FRACTION_BITS + 1],
         )
-
-        def along(s) -> dict:
-            return {
-                name: getattr(s, name) for name in ("recip", "sign", "exponent", "zero", "infinite", "nan", "exact")
-            }
-
-        # exp: |x| * log2(e), in partial products that fit a DSP.
-        log2e = Const(tables.LOG2E, tables.LOG2E_FRACTION_BITS + 1)
+        special = self._special(m, s)
         s = pipe.step(
-            low=s.significand[:_LOW] * log2e[:_LOW],
-            cross0=s.significand[_LOW:] * log2e[:_LOW],
-            cross1=s.significand[:_LOW] * log2e[_LOW:],
-            high=s.significand[_LOW:] * log2e[_LOW:],
-            fraction=s.significand[:23],
-            **along(s),
+            low=s.significand[:_LOW] * s.factor[:_LOW],
+            cross0=s.significand[_LOW:] * s.factor[:_LOW],
+            cross1=s.significand[:_LOW] * s.factor[_LOW:],
+            high=s.significand[_LOW:] * s.factor[_LOW:],
+            significand=s.significand,
+            exponent=s.exponent,
+            small=s.small,
+            negate=Mux(exp, s.sign, Mux(sigmoid, ~s.sign, ~s.small)),
+            **special,
         )
+        # The reciprocal alone leaves the way here.
+        direct, direct_valid = s, pipe.valid & recip
+        pipe.valid = pipe.valid & ~recip
+
+        # ---- y = x * log2(e) or x^2, with 28 bits behind the point; of the roots the segment.
+        def along(s: SimpleNamespace, *names: str) -> dict[str, Value]:
+            return {name: getattr(s, name) for name in ("sign", "special", "nan", "field", *names)}
+
         product = Signal(58)
         m.d.comb += product.eq(Cat(s.low, s.high) + ((s.cross0 + s.cross1) << _LOW))
-        down, shift = Signal(signed(10)), Signal(6)
-        m.d.comb += [down.eq(133 - s.exponent), shift.eq(Mux(down < 0, 0, Mux(down > 40, 40, down[:6])))]
-        s = pipe.step(product=product[22:], shift=shift, beyond=down < 0, fraction=s.fraction, **along(s))
-
-        # y in two's complement with 28 bits behind the point; recip: the fraction itself.
-        magnitude, y = Signal(38), Signal(signed(38))
-        m.d.comb += [magnitude.eq(s.product >> s.shift), y.eq((magnitude ^ s.sign.replicate(38)) + s.sign)]
-        part = Signal(28)
-        m.d.comb += part.eq(Mux(s.recip, Cat(Const(0, 5), s.fraction), y[:28]))
-        s = pipe.step(
-            index=Cat(part[tables.T_BITS :], s.recip),
-            t=part[: tables.T_BITS],
-            whole=y[28:].as_signed(),
-            beyond=s.beyond,
-            **along(s),
-        )
-
-        m.submodules.rom = rom = Memory(shape=_ROW, depth=2 * tables.SEGMENTS, init=_rows())
-        port = rom.read_port()
-        m.d.comb += [port.addr.eq(s.index), port.en.eq(pipe.valid)]
-        exponent = Signal(signed(11))
-        m.d.comb += exponent.eq(Mux(s.recip, 253 - s.exponent, s.whole + 127))
-        # Results that the quadratic does not give.
-        special, fixed = Signal(), Signal(32)
-        with m.If(s.nan):
-            m.d.comb += [special.eq(1), fixed.eq(CANONICAL_NAN)]
-        with m.Elif(s.recip):
-            m.d.comb += special.eq(s.zero | s.infinite | s.exact)
-            with m.If(s.zero):
-                m.d.comb += fixed.eq(Cat(Const(0x7F800000, 31), s.sign))
-            with m.Elif(s.infinite | (s.exponent == 254)):
-                m.d.comb += fixed.eq(Cat(Const(0, 31), s.sign))
-            with m.Else():
-                m.d.comb += fixed.eq(Cat(Const(0, 23), (254 - s.exponent)[:8], s.sign))
-        with m.Elif(s.zero):
-            m.d.comb += [special.eq(1), fixed.eq(0x3F800000)]
-        with m.Elif(s.beyond):
-            m.d.comb += [special.eq(1), fixed.eq(Mux(s.sign, 0, 0x7F800000))]
-        s = pipe.step(t=s.t, exponent=exponent, recip=s.recip, sign=s.sign & s.recip, special=special, fixed=fixed)
-
-        def after(s) -> dict:
-            return {name: getattr(s, name) for name in ("exponent", "recip", "sign", "special", "fixed")}
-
-        # Block RAM and multipliers are slow: between them a register.
-        s = pipe.step(row=port.data, t=s.t, **after(s))
-        row = _ROW(s.row)
-        s = pipe.step(bend=(row.c2 * s.t[tables.T_BITS - 16 :])[16:], c0=row.c0, c1=row.c1, t=s.t, **after(s))
-        slope = Signal(signed(tables.C1_BITS + 2))
-        m.d.comb += slope.eq(s.c1 + s.bend)
-        s = pipe.step(slope=slope, c0=s.c0, t=s.t, **after(s))
-        slope_low, slope_high = s.slope[:_LOW], s.slope[_LOW:].as_signed()
-        t_low, t_high = s.t[:_LOW], s.t[_LOW:]
-        s = pipe.step(
-            low=slope_low * t_low,
-            cross0=slope_high * t_low,
-            cross1=slope_low * t_high,
-            high=slope_high * t_high,
-            c0=s.c0,
-            **after(s),
-        )
-        rise, value = Signal(signed(48)), Signal(signed(34))
+        down, shift = Signal(signed(11)), Signal(6)
         m.d.comb += [
-            rise.eq(s.low + ((s.cross0 + s.cross1) << _LOW) + (s.high << (2 * _LOW))),
-            value.eq(s.c0 + (rise >> tables.T_BITS)),
+            down.eq(Mux(s.small, 260 - (s.exponent << 1), 133 - s.exponent - tanh)),
+            shift.eq(Mux(down < 0, 0, Mux(down > 40, 40, down[:6]))),
         ]
-        # exp lies in [1, 2), recip in (1/2, 1): an error of the last place must not leave that range.
-        top = tables.FRACTION_BITS
-        kept = Signal(top + 1)
-        with m.If(s.recip):
-            m.d.comb += kept.eq(Cat(Const(0, 1), Mux(value[top], (1 << top) - 1, value[:top])))
-        with m.Else():
-            m.d.comb += kept.eq(Mux(value[top], value[: top + 1], 1 << top))
-        s = pipe.step(value=kept, **after(s))
+        root_index, root_t = self._root_segment(m, s, rsqrt)
+        s = pipe.step(
+            product=product[22:],
+            shift=shift,
+            root_index=root_index,
+            root_t=root_t,
+            **along(s, "negate", "small", "exponent", "significand"),
+        )
+        magnitude, y = Signal(38), Signal(signed(38))
+        m.d.comb += [magnitude.eq(s.product >> s.shift), y.eq((magnitude ^ s.negate.replicate(38)) + s.negate)]
+        root = sqrt | rsqrt
+        index_bits = tables.INDEX_BITS + 2
+        s = pipe.step(
+            index=Mux(root, s.root_index, Cat(y[tables.T_BITS : 27], y[27] | s.small, s.small, s.small))[:index_bits],
+            t=Mux(root, s.root_t, y[: tables.T_BITS])[: tables.T_BITS],
+            whole=y[28:].as_signed(),
+            **along(s, "small", "exponent", "significand"),
+        )
 
-        packed = pack_rounded(m, s.sign, s.exponent, s.value[7:], s.value[6], s.value[:6].any())
-        s = pipe.step(result=Mux(s.special, s.fixed, packed))
-        assert pipe.depth == self.latency
-        m.d.comb += [self.o_valid.eq(pipe.valid), self.o.eq(s.result)]
+        # ---- The first interpolator.
+        half = Signal(8)
+        field = Signal(signed(11))
+        m.d.comb += [
+            half.eq((s.exponent + 127) >> 1),
+            field.eq(
+                Mux(s.special, s.field, Mux(exp, s.whole + 127, Mux(sqrt, half, Mux(rsqrt, 253 - half, s.whole))))
+            ),
+        ]
+        with m.If(s.small & ~s.special):
+            m.d.comb += field.eq(s.exponent)
+        first = interpolate(
+            m,
+            pipe,
+            "rom",
+            (tables.exp2_table(), tables.sqrt_table(), tables.rsqrt_table(), tables.tanh_table()),
+            index=s.index,
+            t=s.t,
+            c1_negative=s.index[8],
+            c2_negative=s.index[7:9] == 1,
+            sign=s.sign,
+            special=s.special,
+            nan=s.nan,
+            field=field,
+            small=s.small,
+            significand=s.significand,
+        )
+        # 2^x and sqrt(x) lie in [1, 2), 1 / sqrt(x) in (1/2, 1): an error of the last place must not leave that range.
+        value, top = first.value, tables.FRACTION_BITS
+        kept = Signal(top + 1)
+        with m.If(rsqrt):
+            m.d.comb += kept.eq(_below_one(value))
+        with m.Else():
+            m.d.comb += kept.eq(Mux(value[top] | first.side.small, value[: top + 1], 1 << top))
+        whole = first.side.field
+        distance = Signal(10)
+        m.d.comb += distance.eq(Mux(whole[-1], -whole, whole)[:10])
+        s = pipe.step(
+            value=kept,
+            distance=Mux(distance > 31, 31, distance[:5]),
+            **along(first.side, "small", "significand"),
+        )
+        short, first_valid = s, pipe.valid
+        assert pipe.depth + 1 == self.latency[FunctionOp.EXP]
+
+        # ---- 1 + 2^y, divided by 2^floor(y) if that is more than 1; y = W + F, the first interpolator gave 2^F.
+        pipe.valid = pipe.valid & ~first_alone
+        rising, one = ~s.field[-1], Const(1 << top, top + 1)
+        s = pipe.step(
+            shifted=Mux(rising, one, s.value) >> s.distance,
+            other=Mux(rising, s.value, one),
+            less=Mux(rising, s.field, 0)[:10],
+            factor=s.value[3:],
+            **along(s, "small", "significand"),
+        )
+        total, part = Signal(top + 2), Signal(top - 2)
+        m.d.comb += [
+            total.eq(s.shifted + s.other),
+            part.eq(Mux(total[-1], total[3:], total[2:])),
+        ]
+        field = Signal(signed(11))
+        m.d.comb += field.eq(126 - s.less - total[-1])
+        with m.If(tanh):
+            m.d.comb += field.eq(126)
+        with m.If(s.small | s.special):
+            m.d.comb += field.eq(s.field)
+
+        # ---- The second interpolator: 1 / z of z in [1, 2), or the product of small tanh.
+        entry = Pipeline(m, Mux(recip, direct_valid, pipe.valid))
+        entry.depth = pipe.depth
+        s = entry.step(
+            index=Mux(recip, direct.significand[16:23], part[tables.T_BITS :])[: tables.INDEX_BITS],
+            t=Mux(
+                recip,
+                Cat(Const(0, 5), direct.significand[:16]),
+                Mux(s.small, s.significand, part[: tables.T_BITS]),
+            )[:24],
+            small=s.small & tanh,
+            factor=s.factor,
+            sign=Mux(recip, direct.sign, s.sign),
+            special=Mux(recip, direct.special, s.special),
+            nan=Mux(recip, direct.nan, s.nan),
+            field=Mux(recip, Mux(direct.special, direct.field, 253 - direct.exponent), field)[:11].as_signed(),
+        )
+        second = interpolate(
+            m,
+            entry,
+            "reciprocal_rom",
+            (tables.reciprocal_table(),),
+            index=s.index,
+            t=s.t,
+            c1_negative=Const(1, 1),
+            c2_negative=Const(0, 1),
+            multiply=s.small,
+            factor=s.factor,
+            **along(s, "small"),
+        )
+        inverse = _below_one(second.value)
+        kept, side = Signal(top + 1), second.side
+        with m.If(side.small):
+            m.d.comb += kept.eq(Cat(Const(0, 1), Mux(second.product[50], second.product[21:51], second.product[20:50])))
+        with m.Elif(tanh):
+            # 2 / (1 + 2^y) - 1; the inverse is 3/4 or more.
+            m.d.comb += kept.eq(Cat(Const(0, 1), inverse[:top]))
+        with m.Else():
+            m.d.comb += kept.eq(inverse)
+        lower = side.small & ~second.product[50] & ~side.special
+        s = entry.step(value=kept, **(along(side) | {"field": (side.field - lower)[:11].as_signed()}))
+        assert entry.depth + 1 == self.latency[FunctionOp.TANH]
+
+        # ---- Rounding.
+        last = Pipeline(m, Mux(first_alone, first_valid, entry.valid))
+        value, field = Mux(first_alone, short.value, s.value), Signal(signed(11))
+        sign, special, nan = (Mux(first_alone, getattr(short, n), getattr(s, n)) for n in ("sign", "special", "nan"))
+        m.d.comb += field.eq(Mux(first_alone, short.field, s.field))
+        packed = pack_rounded(m, sign, field, value[7:], value[6], value[:6].any())
+        fixed = Cat(Const(0, 22), nan, field[:8], sign & ~nan)
+        s = last.step(result=Mux(special, fixed, packed))
+        m.d.comb += [self.o_valid.eq(last.valid), self.o.eq(s.result)]
         return m
+
+    def _special(self, m: Module, s: SimpleNamespace) -> dict[str, Value]:
+        """What the quadratics do not give: exponent field and, for NaN, first bit of the fraction; the result's sign."""
+        exp, recip, sqrt, rsqrt, sigmoid, tanh = (self.op == op for op in FunctionOp)
+        special, nan, field = Signal(), Signal(), Signal(8)
+        infinity = 255
+        with m.If(s.nan | ((sqrt | rsqrt) & s.sign & ~s.zero)):
+            m.d.comb += [special.eq(1), nan.eq(1), field.eq(infinity)]
+        with m.Elif(s.zero):
+            m.d.comb += special.eq(1)
+            with m.Switch(self.op):
+                with m.Case(FunctionOp.EXP):
+                    m.d.comb += field.eq(_ONE)
+                with m.Case(FunctionOp.RECIP, FunctionOp.RSQRT):
+                    m.d.comb += field.eq(infinity)
+                with m.Case(FunctionOp.SIGMOID):
+                    m.d.comb += field.eq(_ONE - 1)
+        with m.Elif(recip):
+            # Powers of two are exact; infinity is one.
+            m.d.comb += special.eq(s.significand[:23] == 0)
+            with m.If(s.exponent < 254):
+                m.d.comb += field.eq(254 - s.exponent)
+        with m.Elif(sqrt | rsqrt):
+            m.d.comb += [special.eq(s.infinite), field.eq(Mux(sqrt, infinity, 0))]
+        with m.Elif(tanh):
+            m.d.comb += [special.eq(s.exponent >= 133), field.eq(_ONE)]
+        with m.Else():
+            m.d.comb += [
+                special.eq(s.exponent >= 134),
+                field.eq(Mux(s.sign, 0, Mux(exp, infinity, _ONE))),
+            ]
+        return {"special": special, "nan": nan, "field": field, "sign": s.sign & ~exp & ~sigmoid}
+
+    def _root_segment(self, m: Module, s: SimpleNamespace, rsqrt: Value) -> tuple[Signal, Signal]:
+        """Segment and t of a root, in the first interpolator's tables: those of sqrt from 128 on, of rsqrt from 256."""
+        index, t = Signal(tables.INDEX_BITS + 2), Signal(tables.T_BITS)
+        fraction, even = s.significand[:23], ~s.exponent[0]
+        fine = rsqrt & ~fraction[22]
+        m.d.comb += t.eq(Mux(fine, Cat(Const(0, 5), fraction[:16]), Cat(Const(0, 4), fraction[:17])))
+        with m.If(~rsqrt):
+            m.d.comb += index.eq(Cat(fraction[17:], even, Const(1, 2)))
+        with m.Elif(fine):
+            m.d.comb += index.eq(Cat(fraction[16:22], even, Const(2, 2)))
+        with m.Else():
+            m.d.comb += index.eq(Cat(fraction[17:22], even, Const(6, 3)))
+        return index, t
+
+
+def _below_one(value: Value) -> Value:
+    """A quadratic in (1/2, 1] as 31 bits of a number in [1, 2): 1 becomes the next number below."""
+    top = tables.FRACTION_BITS
+    return Cat(Const(0, 1), Mux(value[top], (1 << top) - 1, value[:top])[:top])

@@ -19,7 +19,8 @@ from .shuffle import select_elements, shuffle_lanes
 
 __all__ = ["VectorEngine"]
 
-_IN_FLIGHT = 32  # groups between the operands and the result: two registers, the longest lane, one of the gathering
+# Groups between the operands and the result: two registers, the slowest lane, one of the queue itself; a power of two.
+_IN_FLIGHT = 1 << (2 + VectorLane.latency + 1).bit_length()
 
 
 class VectorEngine(wiring.Component):
@@ -27,7 +28,7 @@ class VectorEngine(wiring.Component):
 
     A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle. A
     command starts when the one before it has written its last row: with the 3 cycles of the memory that is 18
-    (comparisons) to 27 (functions) cycles without a new group between two commands.
+    (comparisons) to 35 (SIGMOID, TANH) cycles without a new group between two commands.
 
     Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row,
     with the exact row as a 64-bit two's complement number. The results of earlier steps are written, nothing else is.

@@ -1,6 +1,6 @@
 """One lane of the vector unit: convert, operate, rectify, convert back."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,7 +20,7 @@ _COMPARE = {
     VectorOp.EQ: CompareOp.EQ,
     VectorOp.SELECT: CompareOp.SELECT,
 }
-_FUNCTION = {VectorOp.EXP: FunctionOp.EXP, VectorOp.RECIP: FunctionOp.RECIP}
+_FUNCTION = {op: FunctionOp[op.name] for op in VectorOp if op.is_function}
 
 
 class VectorLane(wiring.Component):
@@ -28,6 +28,11 @@ class VectorLane(wiring.Component):
 
     From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`. ``op`` and the
     formats are read all along the way, so they may only change when nothing is inside.
+
+    Attributes
+    ----------
+    latency : int
+        Cycles of the slowest operation.
 
     Members
     -------
@@ -38,6 +43,13 @@ class VectorLane(wiring.Component):
     o_valid : Out(1), o : Out(32)
         An element in ``dst_format``, in the low bits.
     """
+
+    latency = (
+        ElementToFp32.latency
+        + max(Fp32MulAdd.latency, Fp32Compare.latency, *Fp32Function.latency.values())
+        + 1
+        + Fp32ToElement.latency
+    )
 
     op: In(8)
     a_format: In(3)
@@ -72,7 +84,7 @@ class VectorLane(wiring.Component):
         is_mul_add, is_function = Signal(), Signal()
         m.d.comb += [
             is_mul_add.eq(self.op == VectorOp.MULADD),
-            is_function.eq((self.op == VectorOp.EXP) | (self.op == VectorOp.RECIP)),
+            is_function.eq(Cat(self.op == op for op in _FUNCTION).any()),
             mul_add.i_valid.eq(convert.o_valid & is_mul_add),
             compare.i_valid.eq(convert.o_valid & ~is_mul_add & ~is_function),
             function.i_valid.eq(convert.o_valid & is_function),

@@ -169,16 +169,29 @@ def test_to_element(seed):
     same(out["o"], expected, i=i, format=form)
 
 
+def function_edges() -> np.ndarray:
+    """Words around the ends of all segments of all tables, of both signs, and around other places where rules change."""
+    ends = np.arange(SEGMENTS, dtype=np.uint32) << 16
+    fractions = (ends[:, None] + np.arange(-2, 3).astype(np.uint32)).ravel() & np.uint32(0x7FFFFF)
+    by_fraction = (np.arange(512, dtype=np.uint32) << 23)[:, None] | fractions
+    log2 = np.log(2)
+    powers = np.arange(1, 150 * SEGMENTS) * (log2 / SEGMENTS)  # ends of exp2's segments; of half of them for tanh
+    inverse = 1 + np.arange(1, SEGMENTS) / SEGMENTS
+    # 1 + e^x at an end of a segment of the reciprocal, times 2^k.
+    logistic = np.log(np.ldexp(inverse, np.arange(126)[:, None]) - 1).ravel()
+    squares = np.sqrt(np.arange(1, SEGMENTS // 2 + 1) / SEGMENTS)
+    limits = [0.625, 64.0, 88.722839, 87.336545, 128.0, 2.0**-14]
+    places = np.concatenate([powers, powers / 2, np.abs(logistic), np.abs(logistic) / 2, squares, limits])
+    near = fp32.bits(places.astype(np.float32))[:, None] + np.arange(-3, 4).astype(np.uint32)
+    return np.concatenate([by_fraction.ravel(), near.ravel(), near.ravel() | np.uint32(1 << 31)])
+
+
 @pytest.mark.parametrize("op", list(FunctionOp))
 def test_function(seed, op):
-    """Random inputs, and the neighbourhood of every segment's edge in every binade that matters."""
+    """Random inputs, and the neighbourhood of every table's edges in every binade."""
     rng = np.random.default_rng([seed, 9 + op.value])
-    i = words(rng, COUNT)
-    edges = (np.arange(SEGMENTS, dtype=np.uint32) << 16)[:, None] + np.arange(-2, 3).astype(np.uint32)
-    binades = (rng.integers(0, 256, 200, dtype=np.uint32) << 23)[:, None] | (edges.ravel() & 0x7FFFFF)
-    steps = np.arange(-88 * SEGMENTS, 89 * SEGMENTS) * (np.log(2) / SEGMENTS)
-    near = fp32.bits(steps.astype(np.float32))[:, None] + np.arange(-3, 4).astype(np.uint32)
-    i = np.concatenate([i, binades.ravel(), near.ravel()]).astype(np.uint32)
-    out = run_vectors(Fp32Function(), {"i": i, "op": np.full(i.size, op.value)}, bubble=0.1, seed=seed)
-    twin = functions.exp if op is FunctionOp.EXP else functions.recip
+    i = np.concatenate([words(rng, COUNT), function_edges()])
+    inputs = {"i": i, "op": np.full(i.size, op.value)}
+    out = run_vectors(Fp32Function(), inputs, bubble=0.1, seed=seed, latency=Fp32Function.latency[op])
+    twin = getattr(functions, op.name.lower())
     same(out["o"], fp32.bits(twin(fp32.from_bits(i))), i=i)
