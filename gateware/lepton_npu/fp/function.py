@@ -69,7 +69,7 @@ class Fp32Function(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         pipe = Pipeline(m, self.i_valid)
-        exp, recip, sqrt, rsqrt, sigmoid, tanh = (self.op == op for op in FunctionOp)
+        exp, recip, sqrt, rsqrt, sigmoid, tanh = self._is_op()
         first_alone = Signal()
         m.d.comb += first_alone.eq(exp | sqrt | rsqrt)
 
@@ -255,9 +255,12 @@ class Fp32Function(wiring.Component):
         m.d.comb += [self.o_valid.eq(last.valid), self.o.eq(s.result)]
         return m
 
+    def _is_op(self) -> list[Value]:
+        return [Value.cast(self.op == op) for op in FunctionOp.__members__.values()]
+
     def _special(self, m: Module, s: SimpleNamespace) -> dict[str, Value]:
-        """What the quadratics do not give: exponent field and, for NaN, first bit of the fraction; the result's sign."""
-        exp, recip, sqrt, rsqrt, sigmoid, tanh = (self.op == op for op in FunctionOp)
+        """What the quadratics do not give: exponent field, whether it is a NaN; and the sign of every result."""
+        exp, recip, sqrt, rsqrt, sigmoid, tanh = self._is_op()
         special, nan, field = Signal(), Signal(), Signal(8)
         infinity = 255
         with m.If(s.nan | ((sqrt | rsqrt) & s.sign & ~s.zero)):

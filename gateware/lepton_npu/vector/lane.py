@@ -20,7 +20,14 @@ _COMPARE = {
     VectorOp.EQ: CompareOp.EQ,
     VectorOp.SELECT: CompareOp.SELECT,
 }
-_FUNCTION = {op: FunctionOp[op.name] for op in VectorOp if op.is_function}
+_FUNCTION = {
+    VectorOp.EXP: FunctionOp.EXP,
+    VectorOp.RECIP: FunctionOp.RECIP,
+    VectorOp.SQRT: FunctionOp.SQRT,
+    VectorOp.RSQRT: FunctionOp.RSQRT,
+    VectorOp.SIGMOID: FunctionOp.SIGMOID,
+    VectorOp.TANH: FunctionOp.TANH,
+}
 
 
 class VectorLane(wiring.Component):

@@ -170,7 +170,7 @@ def test_to_element(seed):
 
 
 def function_edges() -> np.ndarray:
-    """Words around the ends of all segments of all tables, of both signs, and around other places where rules change."""
+    """Words around the ends of all segments of all tables, of both signs, and where rules change."""
     ends = np.arange(SEGMENTS, dtype=np.uint32) << 16
     fractions = (ends[:, None] + np.arange(-2, 3).astype(np.uint32)).ravel() & np.uint32(0x7FFFFF)
     by_fraction = (np.arange(512, dtype=np.uint32) << 23)[:, None] | fractions
