@@ -158,6 +158,9 @@ def test_shapes(case):
     assert found.dtype == np.float32
     np.testing.assert_array_equal(case.function(x.T.copy()).T.view(np.uint32), found.view(np.uint32))
     assert case.function(x[:0]).shape == (0, 3)
+    long = np.linspace(-9, 9, 30_000, dtype=np.float32).reshape(3, 100, 100).transpose(1, 2, 0)
+    alone = np.concatenate([case.function(part) for part in np.split(long.reshape(-1), 30)])
+    np.testing.assert_array_equal(case.function(long).view(np.uint32).reshape(-1), alone.view(np.uint32))
 
 
 def neighbours(x: float) -> tuple[np.ndarray, np.ndarray]:

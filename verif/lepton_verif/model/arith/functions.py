@@ -1,10 +1,11 @@
 """Functions of one argument of the core, bit for bit, on NumPy arrays (docs/numerics.md, section 5).
 
-All passes are over integers; the only floating-point operations are exact: a quadratic's 31 bits become binary64, whose
-exponent field is then moved, and binary64 is rounded to binary32, to nearest, ties to even. What the quadratics do not
-give is put in afterwards, where there is any.
+All passes are over integers, in pieces that stay in the caches. The only floating-point operations are exact: a
+quadratic's 31 bits become binary64, whose exponent field is then moved, and binary64 is rounded to binary32, to
+nearest, ties to even. What the quadratics do not give is put in afterwards, where there is any.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -39,6 +40,25 @@ _RSQRT_SEGMENT = np.array(
     [(128 + 32 * (not e) + (f >> 1) - 32 if f >= 64 else 64 * (not e) + f) for e in (0, 1) for f in range(128)],
     np.int64,
 )
+
+
+def _in_pieces(size: int) -> Callable[[Callable[[Words], NDArray[np.float32]]], Callable[[np.ndarray], np.ndarray]]:
+    """Make a function of words, at most ``size``, one of any array of binary32."""
+
+    def decorate(function: Callable[[Words], NDArray[np.float32]]) -> Callable[[np.ndarray], np.ndarray]:
+        @functools.wraps(function)
+        def whole(x: np.ndarray) -> np.ndarray:
+            words = bits(x)
+            if words.size <= size:
+                return function(words)
+            result, flat = np.empty(words.size, np.float32), words.reshape(-1)
+            for start in range(0, words.size, size):
+                result[start : start + size] = function(flat[start : start + size])
+            return result.reshape(words.shape)
+
+        return whole
+
+    return decorate
 
 
 def _quadratic(name: str, index: Integers, t: Integers) -> Integers:
@@ -129,9 +149,9 @@ def _exp2(y: Integers) -> tuple[Integers, Integers]:
     return q, y >> (tables.T_BITS + tables.INDEX_BITS)
 
 
-def exp(x: np.ndarray) -> np.ndarray:
+@_in_pieces(8192)
+def exp(words: Words) -> NDArray[np.float32]:
     """e^x: 2^floor(y) * 2^frac(y), y = x * log2(e)."""
-    words = bits(x)
     y = _times_log2e(words)
     negative = (words.view(np.int32) >> 31).astype(np.int64)
     y ^= negative
@@ -146,9 +166,9 @@ def exp(x: np.ndarray) -> np.ndarray:
     return _finish(words, result, 1 << 23, 134 << 23, others)
 
 
-def recip(x: np.ndarray) -> np.ndarray:
+@_in_pieces(8192)
+def recip(words: Words) -> NDArray[np.float32]:
     """1 / x."""
-    words = bits(x)
     index = (words >> 16 & np.uint32(0x7F)).astype(np.int64)
     t = ((words & np.uint32(0xFFFF)) << 5).astype(np.int64)
     # At f = 0 the table holds 2^30, that is 1 exactly; elsewhere it stays below.
@@ -165,9 +185,9 @@ def _all_bits(words: Words) -> Words:
     return words
 
 
-def sqrt(x: np.ndarray) -> np.ndarray:
+@_in_pieces(8192)
+def sqrt(words: Words) -> NDArray[np.float32]:
     """The square root: of m in [1, 2), or of 2m, times a power of two."""
-    words = bits(x)
     index = (words >> 17 & np.uint32(0x7F) ^ np.uint32(0x40)).astype(np.int64)
     t = ((words & np.uint32(0x1FFFF)) << 4).astype(np.int64)
     power = (words >> 23).astype(np.int64)
@@ -182,9 +202,9 @@ def sqrt(x: np.ndarray) -> np.ndarray:
     return _finish(words, result, 1 << 23, 255 << 23, others, _all_bits)
 
 
-def rsqrt(x: np.ndarray) -> np.ndarray:
+@_in_pieces(8192)
+def rsqrt(words: Words) -> NDArray[np.float32]:
     """1 / sqrt(x)."""
-    words = bits(x)
     index = np.take(_RSQRT_SEGMENT, (words >> 16 & np.uint32(0xFF)).astype(np.int64), mode="wrap")
     wide = words >> 22 & np.uint32(1)
     t = (words << (np.uint32(5) - wide) & np.uint32(_T_MASK)).astype(np.int64)
@@ -213,9 +233,9 @@ def _logistic(y: Integers) -> tuple[Integers, Integers]:
     return v, up + carry
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
+@_in_pieces(4096)
+def sigmoid(words: Words) -> NDArray[np.float32]:
     """1 / (1 + e^-x)."""
-    words = bits(x)
     y = _times_log2e(words)
     positive = ~(words.view(np.int32) >> 31).astype(np.int64)
     y ^= positive
@@ -250,9 +270,9 @@ def _tanh_large(words: Words) -> NDArray[np.float32]:
     return _to_binary32(2 * v - (1 << tables.FRACTION_BITS), np.full(v.shape, -tables.FRACTION_BITS))
 
 
-def tanh(x: np.ndarray) -> np.ndarray:
+@_in_pieces(4096)
+def tanh(words: Words) -> NDArray[np.float32]:
     """The hyperbolic tangent."""
-    words = bits(x)
     result = np.empty(words.shape, np.float32)
     small = _magnitude(words) < _TANH_SPLIT
     large = ~small
