@@ -22,6 +22,23 @@ class Accesses:
     reads: dict[str, Rows] = field(default_factory=dict)
     writes: dict[str, Rows] = field(default_factory=dict)
 
+    def union(self, other: "Accesses") -> "Accesses":
+        """The accesses of both."""
+        return Accesses(_joined(self.reads, other.reads), _joined(self.writes, other.writes))
+
+    def meets(self, other: "Accesses") -> bool:
+        """Whether one writes what the other reads or writes."""
+        pairs = ((self.writes, other.reads), (self.writes, other.writes), (self.reads, other.writes))
+        return any(np.isin(one[space], two[space]).any() for one, two in pairs for space in one.keys() & two.keys())
+
+
+def _joined(one: dict[str, Rows], two: dict[str, Rows]) -> dict[str, Rows]:
+    """The units of both, by space."""
+    both = {
+        space: [found[space].ravel() for found in (one, two) if space in found] for space in one.keys() | two.keys()
+    }
+    return {space: np.unique(np.concatenate(units)) for space, units in both.items()}
+
 
 def loop(base: int, *steps: tuple[int, int]) -> Rows:
     """``base + sum of i * stride`` of nested loops ``(count, stride)``, the first outermost."""

@@ -1,15 +1,17 @@
 """Programs without races: a builder that puts semaphores and fences where commands touch the same memory."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
-from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, Opcode
+from lepton_npu.spec.commands import ADDRESS_REGISTERS, COMMANDS, SEMAPHORES, Engine, Opcode
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 
-from .accesses import SPACES, accesses
+from .accesses import SPACES, Accesses, accesses
 
 __all__ = ["OrderedProgram"]
 
+_MODULUS = 1 << 64
 _ENGINES = (Engine.LOAD, Engine.STORE, Engine.QUANT, Engine.MATMUL, Engine.VECTOR)
 
 
@@ -21,6 +23,7 @@ class _Command:
     before: np.ndarray
     wait: int = 0
     post: int = 0
+    found: Accesses = field(default_factory=Accesses)
 
     @property
     def engine(self) -> Engine:
@@ -42,12 +45,29 @@ class OrderedProgram:
     size : int
         Its bytes.
     rng : numpy.random.Generator
-        Chooses between semaphores, fences and NOPs that wait, and makes some waits that nothing needs.
+        Chooses between semaphores, fences and NOPs that wait, and makes some waits that nothing needs; address
+        registers as the bases of loads and stores.
+    semaphores : iterable of int
+        Those that may be used.
+
+    Attributes
+    ----------
+    registers : list of int
+        The address registers behind the last command, by number; number 0 is 0.
     """
 
-    def __init__(self, config: NpuConfig, base: int, size: int, rng: np.random.Generator):
+    def __init__(
+        self,
+        config: NpuConfig,
+        base: int,
+        size: int,
+        rng: np.random.Generator,
+        semaphores: Iterable[int] = range(SEMAPHORES),
+    ):
         self.config, self.base, self._rng = config, base, rng
+        self._semaphores = list(semaphores)
         self.commands: list[_Command] = []
+        self.registers = [0] * (ADDRESS_REGISTERS + 1)
         sizes = {"memory": size // 4, "local": ACC_SPACE + config.acc_rows, "tiles": config.tiles}
         self._written = {space: np.full(sizes[space], -1, np.int32) for space in SPACES}
         self._read = {space: np.full((len(Engine), sizes[space]), -1, np.int32) for space in SPACES}
@@ -57,7 +77,7 @@ class OrderedProgram:
         self._free = self._shuffled()
 
     def _shuffled(self) -> list[int]:
-        return [int(number) for number in self._rng.permutation(SEMAPHORES)]
+        return [int(number) for number in self._rng.permutation(self._semaphores)]
 
     def written(self, space: str) -> np.ndarray:
         """Mask of the units that commands have written."""
@@ -82,16 +102,39 @@ class OrderedProgram:
 
     def fence(self, opcode: Opcode = Opcode.FENCE, **fields: int):
         """A FENCE (or IRQ); sometimes one that also waits for a semaphore."""
-        number, wait = len(self.commands), 0
-        if (posters := [e for e in self._latest if e != Engine.CONTROL]) and self._rng.random() < 0.3:
-            source = posters[int(self._rng.integers(len(posters)))]
-            _, edges = self._plan(Engine.CONTROL, {source: self._latest[source]})
-            if self._fits(edges, Engine.CONTROL):
-                wait = self._connect(edges, Engine.CONTROL)
+        number = len(self.commands)
+        _, wait = self._needless_wait()
         self._append(opcode, fields, np.full(len(Engine), number - 1), wait)
         self._floor[:] = number
         self._channels.clear()
         self._free = self._shuffled()
+
+    def _needless_wait(self) -> tuple[np.ndarray, int]:
+        """What is done before a command of CONTROL, and what it waits for: sometimes the last one of an engine."""
+        posters = [engine for engine in self._latest if engine != Engine.CONTROL]
+        if posters and self._rng.random() < 0.3:
+            source = posters[int(self._rng.integers(len(posters)))]
+            before, edges = self._plan(Engine.CONTROL, {source: self._latest[source]})
+            if self._fits(edges, Engine.CONTROL):
+                return before, self._connect(edges, Engine.CONTROL)
+        return self._before(Engine.CONTROL), 0
+
+    def address(self, number: int, value: int, add: bool = False):
+        """Set an address register, or add to it; sometimes with a wait. Values are taken modulo 2^64."""
+        before, wait = self._needless_wait()
+        self._append(Opcode.ADDRESS, {"number": number, "value": value % _MODULUS, "add": int(add)}, before, wait)
+        np.maximum(self._floor, before, out=self._floor)
+        self.registers[number] = (value + (self.registers[number] if add else 0)) % _MODULUS
+
+    def control(self, opcode: Opcode, *, wait: int = 0, post: int = 0, writes: Accesses | None = None, **fields: int):
+        """A command of CONTROL with semaphores that are of no channel; ``writes`` is what its body leaves behind.
+
+        Nothing may be under way that meets the body, and a fence must follow.
+        """
+        command = self._append(opcode, fields, self._before(Engine.CONTROL), wait)
+        command.post = post
+        for space, units in (writes or Accesses()).writes.items():
+            self._written[space][units] = len(self.commands) - 1
 
     def _plan(self, sink: Engine, needs: dict[Engine, int]) -> tuple[np.ndarray, list[int]]:
         """The commands that the next one of ``sink`` must wait for, and what is done before it then."""
@@ -135,11 +178,22 @@ class OrderedProgram:
         needs.pop(engine, None)
         return needs
 
-    def add(self, opcode: Opcode, **fields: int):
-        """Add a command of an engine, behind all that it depends on. Fields not given are as in `Command.pack`."""
+    def add(self, opcode: Opcode, *, base: int | None = None, step: int = 0, rounds: int = 1, **fields: int):
+        """Add a command of an engine, behind all that it depends on. Fields not given are as in `Command.pack`.
+
+        The address of a LOAD or STORE is the one with its register ``base``, by default a random one. In the body of a
+        loop of so many ``rounds`` the register grows by ``step`` in each.
+        """
         engine = COMMANDS[opcode].engine
         fields = {field.name: max(field.low, 0) for field in COMMANDS[opcode].body} | fields
         found = accesses(self.config, opcode, fields, self.base)
+        if "address" in fields:
+            for number in range(1, rounds):
+                later = fields | {"address": fields["address"] + number * step}
+                found = found.union(accesses(self.config, opcode, later, self.base))
+            if base is None:
+                base = int(self._rng.integers(len(self.registers))) if self._rng.random() < 0.5 else 0
+            fields |= {"base": base, "address": (fields["address"] - self.registers[base]) % _MODULUS}
         needs = self._needs(engine, found)
         style = self._rng.random()
         last = list(self._latest)[int(self._rng.integers(len(self._latest)))] if self._latest else engine
@@ -156,7 +210,7 @@ class OrderedProgram:
             self.fence()
             before, edges = self._plan(engine, needs)
         wait = self._connect(edges, engine)
-        self._append(opcode, fields, before, wait)
+        self._append(opcode, fields, before, wait).found = found
         number = len(self.commands) - 1
         for space, addresses in found.reads.items():
             self._read[space][engine][addresses] = number

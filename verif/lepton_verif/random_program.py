@@ -16,12 +16,13 @@ from .accesses import accesses, limb_pairs, vector_rows
 from .job import Job
 from .model.iss import Iss
 from .ordering import OrderedProgram
+from .random_loop import add_loop, random_register
 
 __all__ = ["BASE", "memory_size", "random_job", "random_program", "random_words"]
 
 BASE = 0x8000_0000
 RING_LOG2 = 7
-MAX_COMMANDS = 60
+MAX_COMMANDS = 70
 
 Fields = dict[str, int]
 
@@ -70,7 +71,7 @@ class _Window:
         return int(rng.integers(low, high + 1)) if low <= high else None
 
 
-class _Generator:
+class Generator:
     """Draws commands whose addresses are in the windows; `None` where a draw does not fit."""
 
     def __init__(self, config: NpuConfig, rng: np.random.Generator):
@@ -91,6 +92,8 @@ class _Generator:
         self.data = (BASE + (RECORD_BYTES << RING_LOG2), BASE + size // 2)
         self.scratch = (BASE + size // 4, BASE + size // 2)
         self.results = BASE + size // 2
+        # The bodies of loops are at the end of memory, behind the results.
+        self.bodies_end = BASE + size
 
     def pick(self, *values: int) -> int:
         return int(self.rng.choice(values))
@@ -216,11 +219,14 @@ class _Generator:
 
     # ---- Programs.
 
-    def ready(self, opcode: Opcode, f: Fields) -> bool:
-        """Whether everything that is read has been written, or is memory."""
+    def ready(self, opcode: Opcode, f: Fields, body: OrderedProgram | None) -> bool:
+        """Whether everything that is read has been written, by the program or a body that it will run, or is memory."""
         found = accesses(self.config, opcode, f, BASE)
+        programs = [self.program] if body is None else [self.program, body]
         return all(
-            self.program.written(space)[units].all() for space, units in found.reads.items() if space != "memory"
+            np.any([program.written(space)[units] for program in programs], axis=0).all()
+            for space, units in found.reads.items()
+            if space != "memory"
         )
 
     def filling(self) -> list[tuple[Opcode, Fields]]:
@@ -254,8 +260,8 @@ class _Generator:
         commands.append((Opcode.MATMUL, f | {"b_tile": int(rng.integers(self.tiles.start, self.tiles.stop))}))
         return commands
 
-    def body(self) -> tuple[Opcode, Fields] | None:
-        """A random command that can run now; None after some vain draws."""
+    def command(self, body: OrderedProgram | None = None) -> tuple[Opcode, Fields] | None:
+        """A random command that can run now, at the end of a ``body`` if there is one; None after some vain draws."""
         draws: list[tuple[Opcode, Callable[[], Fields | None], float]] = [
             (Opcode.LOAD, lambda: self.dma(Opcode.LOAD), 0.15),
             (Opcode.STORE, lambda: self.dma(Opcode.STORE), 0.15),
@@ -266,7 +272,7 @@ class _Generator:
         opcode, draw, _ = draws[int(self.rng.choice(len(draws), p=[weight for _, _, weight in draws]))]
         for _ in range(50):
             f = draw()
-            if f is not None and self.ready(opcode, f):
+            if f is not None and self.ready(opcode, f, body):
                 return opcode, f
         return None
 
@@ -296,13 +302,20 @@ def rows_of_b(tiles: np.ndarray, far: int) -> np.ndarray:
 
 
 def random_program(config: NpuConfig, rng: np.random.Generator) -> tuple[OrderedProgram, np.ndarray, int]:
-    """A program, its memory without the ring, and the tag it ends with."""
-    generator = _Generator(config, rng)
+    """A program, its memory without the ring but with the bodies of loops, and the tag it ends with."""
+    generator = Generator(config, rng)
     program = generator.program
     filling = generator.filling()
-    length = int(rng.integers(12, MAX_COMMANDS - 14))
-    while filling or len(program.commands) < length:
-        command = generator.body() if not filling or rng.random() < 0.4 else None
+    length = int(rng.integers(12, MAX_COMMANDS - 24))
+    loops = [int(rng.integers(length)) for _ in range(generator.pick(0, 1, 1, 2))]
+    while filling or loops or len(program.commands) < length:
+        if loops and len(program.commands) >= min(loops):
+            loops.remove(min(loops))
+            add_loop(generator)
+            continue
+        if rng.random() < 0.12:
+            program.address(*random_register(rng))
+        command = generator.command() if not filling or rng.random() < 0.4 else None
         if command is None and filling:
             command = filling.pop(0)
         if command is not None:
