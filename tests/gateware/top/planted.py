@@ -1,11 +1,13 @@
 """Bugs to plant in the core: each replaces one unit by a version of it that is wrong in one way."""
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib.wiring import connect, flipped
+from amaranth.lib.wiring import In, connect, flipped
 from lepton_npu.array.accumulate import Accumulate
 from lepton_npu.array.systolic import SystolicArray
 from lepton_npu.array.tile_memory import TileMemory
 from lepton_npu.bus.master import AxiMaster
+from lepton_npu.control.addresses import AddressRegisters
+from lepton_npu.control.fetch import RecordFetch
 from lepton_npu.control.semaphores import SemaphoreFile
 from lepton_npu.spec.commands import Engine
 
@@ -84,12 +86,52 @@ class Impatient(SemaphoreFile):
         return m
 
 
+class ShortLoop(RecordFetch):
+    """A body that should run more than once runs once less."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = RecordFetch(self._config)
+        for name, member in self.signature.members.items():
+            outer, inside = getattr(self, name), getattr(inner, name)
+            if name == "jump":
+                continue
+            if not member.is_port:
+                connect(m, flipped(outer), inside)
+            elif member.flow == In:
+                m.d.comb += inside.eq(outer)
+            else:
+                m.d.comb += outer.eq(inside)
+        count = self.jump.payload.count
+        m.d.comb += [
+            inner.jump.valid.eq(self.jump.valid),
+            self.jump.ready.eq(inner.jump.ready),
+            inner.jump.payload.eq(self.jump.payload),
+            inner.jump.payload.count.eq(count - (count > 1)),
+        ]
+        return m
+
+
+class OnlySet(AddressRegisters):
+    """An address register is set where it should be added to."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = AddressRegisters()
+        for name in ("number", "offset", "write"):
+            m.d.comb += getattr(inner, name).eq(getattr(self, name))
+        m.d.comb += self.sum.eq(inner.sum)
+        return m
+
+
 BUGS = {
     "dropped carry": ("lepton_npu.array.matmul.SystolicArray", DroppedCarry),
     "swapped tile": ("lepton_npu.core.TileMemory", SwappedTile),
     "lost W beat": ("lepton_npu.core.AxiMaster", LostBeat),
     "exponent off by one": ("lepton_npu.array.matmul._BIAS", 2 * 127 + 2 * 6 + 1),
     "no accumulator hazard": ("lepton_npu.array.matmul.Accumulate", NoHazard),
+    "one round too few": ("lepton_npu.control.sequencer.RecordFetch", ShortLoop),
+    "register not added to": ("lepton_npu.control.sequencer.AddressRegisters", OnlySet),
     "semaphore not waited for": ("lepton_npu.control.sequencer.SemaphoreFile", Impatient),
 }
 """What is replaced by what."""
