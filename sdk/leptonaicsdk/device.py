@@ -1,5 +1,6 @@
 """`Device`: a Lepton NPU, as a host program uses it."""
 
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from lepton_npu.spec.config import PRESETS
 from numpy.typing import NDArray
 
 from . import inputs, keras_binding
+from .backend import BACKENDS
 from .driver import Fault
 from .errors import InputError, InputTypeError, StateError
 from .loaded import Loaded, LoadedNetwork, forward_slices, label_loss, slices
@@ -22,7 +24,7 @@ from .state import State, checked_parameters, checked_state, initial_parameters
 
 __all__ = ["Device", "Progress"]
 
-BACKENDS = ("rtl", "model")
+VARIABLE = "LEPTON_BACKEND"
 PRECISIONS = (8, 16, 32)
 
 
@@ -59,8 +61,9 @@ class Device:
 
     Parameters
     ----------
-    backend : str
-        "rtl", the Verilog in a compiled simulator, or "model", the bit-exact model, which gives the same bits sooner.
+    backend : str or None
+        "rtl", the Verilog in a compiled simulator, or "model", the bit-exact model, which gives the same bits sooner;
+        None is what the environment variable LEPTON_BACKEND names, or "rtl".
     preset : str
         Name of the core's configuration.
     memory_bytes : int
@@ -76,12 +79,14 @@ class Device:
 
     def __init__(
         self,
-        backend: str = "rtl",
+        backend: str | None = None,
         preset: str = "train",
         *,
         memory_bytes: int = 1 << 27,
         patch_keras: bool = True,
     ):
+        if backend is None:
+            backend = os.environ.get(VARIABLE) or "rtl"
         if backend not in BACKENDS:
             raise InputError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         if preset not in PRESETS:
@@ -98,7 +103,7 @@ class Device:
 
     @property
     def backend(self) -> str:
-        """As given to the constructor."""
+        """Its name, "rtl" or "model"."""
         return self._names[0]
 
     @property
@@ -336,14 +341,15 @@ class Device:
     ) -> dict[str, list[float]]:
         """Train the loaded Network.
 
-        An interrupt (Ctrl-C) waits for the end of the batches that the device is working on, a hundredth of an
-        epoch or 8 batches; the state is then that after the last of them, and the device can go on. A second one does not wait: the
-        state is then that of the beginning of the epoch, and so it is after a fault of the core.
+        An interrupt (Ctrl-C) waits for the end of the batches that the device is working on, a hundredth of an epoch or
+        8 batches; the state is then that after the last of them, and the device can go on. A second one does not wait:
+        the state is then that of the beginning of the epoch, and so it is after a fault of the core.
 
         Parameters
         ----------
         x : array, (n, inputs)
-            uint8, which reaches the device as bytes, or anything else, as binary32.
+            Or (n, ...) with as many values a sample, images for one. uint8, which reaches the device as bytes, or
+            anything else, as binary32.
         y : array
             Labels (n,) for sparse categorical cross-entropy, else targets (n, outputs).
         epochs, initial_epoch : int

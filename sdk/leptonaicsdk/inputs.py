@@ -84,8 +84,10 @@ def _finite(name: str, values: NDArray) -> NDArray[np.float32]:
     return result
 
 
-def samples(name: str, values: Any, shape: tuple[int, ...]) -> NDArray:
+def samples(name: str, values: Any, shape: tuple[int, ...], *, flatten: bool = False) -> NDArray:
     """Samples of ``shape`` as (n, inputs): uint8 stays uint8, all else becomes binary32.
+
+    With ``flatten`` any shape of as many values will do, images for one.
 
     Raises
     ------
@@ -95,11 +97,11 @@ def samples(name: str, values: Any, shape: tuple[int, ...]) -> NDArray:
         For no samples, another shape, NaN and infinities; the message names the sample.
     """
     result = array(name, values)
-    inputs = math.prod(shape)
-    if result.shape[1:] not in (shape, (inputs,)):
-        allowed = " or ".join(f"(n, {', '.join(map(str, s))})" for s in dict.fromkeys((shape, (inputs,))))
-        raise InputError(f"{name} must have the shape {allowed}, not {result.shape}")
-    result = np.ascontiguousarray(result.reshape(len(result), inputs))
+    size = math.prod(shape)
+    if result.shape[1:] != shape and not (flatten and result.ndim > 1 and math.prod(result.shape[1:]) == size):
+        more = f", or as many values of another shape a sample, {size}" if flatten and size > 1 else ""
+        raise InputError(f"{name} must have the shape (n, {', '.join(map(str, shape))}){more}; not {result.shape}")
+    result = np.ascontiguousarray(result.reshape(len(result), size))
     return result if result.dtype == np.uint8 else _finite(name, result)
 
 

@@ -88,10 +88,13 @@ class Loaded(ABC):
     network : Network
     input_shape : tuple of int
         Of a sample.
+    flattens : bool
+        Whether samples of another shape, with as many values, are taken.
     """
 
     network: Network
     input_shape: tuple[int, ...]
+    flattens = False
 
     def refresh(self, x: Any = None) -> None:  # noqa: B027 - a Network has nothing to do here
         """Look at a model that may have changed since; ``x`` are the samples of this call."""
@@ -117,7 +120,7 @@ class Loaded(ABC):
 
     def samples(self, name: str, x: Any) -> NDArray:
         """Checked samples, see `inputs.samples`."""
-        return inputs.samples(name, x, self.input_shape)
+        return inputs.samples(name, x, self.input_shape, flatten=self.flattens)
 
     def wanted(self, name: str, y: Any, count: int) -> NDArray:
         """Checked labels or targets, whichever the loss takes."""
@@ -129,6 +132,8 @@ class Loaded(ABC):
 
 class LoadedNetwork(Loaded):
     """A `Network`, its weights, and what it was compiled with."""
+
+    flattens = True
 
     def __init__(self, network: Network, parameters: list[Pair], input_scale: float):
         self.network = network

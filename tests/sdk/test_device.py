@@ -159,6 +159,17 @@ def test_refused_constructions(arguments, message):
         Device(**{"preset": "tiny", **arguments})
 
 
+def test_backend_from_the_environment(monkeypatch):
+    monkeypatch.delenv("LEPTON_BACKEND", raising=False)
+    assert Device(preset="tiny").backend == "rtl"
+    monkeypatch.setenv("LEPTON_BACKEND", "model")
+    assert Device(preset="tiny").backend == "model"
+    assert Device("rtl", preset="tiny").backend == "rtl"
+    monkeypatch.setenv("LEPTON_BACKEND", "fpga")
+    with pytest.raises(InputError, match="backend must be one of rtl, model, not 'fpga'"):
+        Device(preset="tiny")
+
+
 def test_precision(loaded):
     for bits in (7, 0, -8, 8.5, True, "8", None):
         with pytest.raises(InputError, match="precision must be one of 8, 16, 32, not "):
@@ -284,6 +295,7 @@ def test_evaluate_agrees_with_predict(loaded):
 def test_bytes_stay_bytes_and_floats_stay_floats(loaded):
     """No guessing: x / 255 with a scale of 1 is what the bytes are with a scale of 1 / 255."""
     outputs = loaded.predict(X)
+    assert np.array_equal(loaded.predict(X.reshape(50, 2, 3)), outputs)
     assert loaded.predict(X.reshape(50, 6).tolist()) == pytest.approx(outputs, abs=1e-6)  # integers, not uint8
     loaded.load_model(NETWORK, seed=2)
     assert loaded.predict(X / 255) == pytest.approx(outputs, abs=1e-6)
@@ -295,8 +307,12 @@ def test_bytes_stay_bytes_and_floats_stay_floats(loaded):
 @pytest.mark.parametrize(
     ("x", "kind", "message"),
     [
-        (X[:, :5], InputError, r"x must have the shape \(n, 6\), not \(50, 5\)"),
-        (X[0], InputError, r"x must have the shape \(n, 6\), not \(6,\)"),
+        (
+            X[:, :5],
+            InputError,
+            r"x must have the shape \(n, 6\), or as many values of another shape a sample, 6; not \(50, 5\)",
+        ),
+        (X[0], InputError, r"x must have the shape \(n, 6\), or .*; not \(6,\)"),
         (X[:0], InputError, r"x must hold a sample or more, not have the shape \(0, 6\)"),
         (5, InputError, "x must hold a sample or more"),
         (None, InputTypeError, "x must be an array of numbers, not NoneType"),

@@ -39,7 +39,7 @@ def load(device, optimizer=None, batch_size=16, **options):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_precision_32_trains_like_float64(device, name):
-    """Three epochs with a partial batch. A product at precision 32 is exact to about 2^-22 of its tile's largest value."""
+    """Three epochs with a partial batch. A product at precision 32 is exact to about 2^-22 of its tile's largest."""
     load(device, OPTIMIZERS[name])
     device.set_precision(32)
     reference = StandInSession(

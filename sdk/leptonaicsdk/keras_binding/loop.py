@@ -91,8 +91,11 @@ def _split(x: Any, y: Any, share: float) -> tuple[tuple[Any, Any], tuple[Any, An
 
 
 def _order(shuffle: Any, count: int, batch: int) -> NDArray[np.int64]:
-    """Indices of the samples of an epoch, from NumPy's global generator: ``keras.utils.set_random_seed`` seeds it, and
-    Keras itself orders arrays with it (but on TensorFlow), so that the batches are the same ones."""
+    """Indices of the samples of an epoch, from NumPy's global generator, which ``keras.utils.set_random_seed`` seeds.
+
+    Keras takes the same one on JAX, in the same way; but when it builds the metrics of a freshly compiled model, it
+    draws an order more for that.
+    """
     if shuffle == "batch":
         starts = range(0, count, batch)
         permuted = [np.random.permutation(min(batch, count - start)) + start for start in starts]  # noqa: NPY002
