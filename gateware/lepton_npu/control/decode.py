@@ -59,7 +59,7 @@ class RecordDecoder(wiring.Component):
     wait, post : Out(16)
     tag : Out(32)
         Of an IRQ.
-    register : Out(3), offset : Out(64)
+    base : Out(3), offset : Out(64)
         Of ADDRESS, LOAD, STORE and REPEAT: an address register, and what is added to it.
     add : Out(1)
         Of an ADDRESS.
@@ -82,7 +82,7 @@ class RecordDecoder(wiring.Component):
                 "wait": Out(16),
                 "post": Out(16),
                 "tag": Out(32),
-                "register": Out(3),
+                "base": Out(3),
                 "offset": Out(64),
                 "add": Out(1),
                 "records": Out(16),
@@ -101,7 +101,7 @@ class RecordDecoder(wiring.Component):
                 if field.name in names:
                     m.d.comb += getattr(self, field.name).eq(_bits(record, field))
         register, offset = _register_fields()
-        m.d.comb += [self.register.eq(_bits(record, register)), self.offset.eq(_bits(record, offset))]
+        m.d.comb += [self.base.eq(_bits(record, register)), self.offset.eq(_bits(record, offset))]
         for engine, opcodes in ENGINES.items():
             command = self.commands[engine.name.lower()]
             m.d.comb += command.index.eq(self.index)

@@ -115,7 +115,7 @@ class Sequencer(wiring.Component):
             decode.record.eq(record.bits),
             decode.index.eq(record.index),
             queues_idle.eq(Cat(queue.idle for queue in queues.values()).all()),
-            addresses.number.eq(decode.register),
+            addresses.number.eq(decode.base),
             addresses.offset.eq(decode.offset),
             addresses.add.eq(decode.add),
             misaligned.eq(addresses.sum[: RECORD_BYTES.bit_length() - 1].any()),

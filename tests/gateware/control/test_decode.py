@@ -60,10 +60,10 @@ def check(records: list[bytes]) -> list[FaultCause]:
             if command.opcode == Opcode.IRQ:
                 assert ctx.get(decoder.tag) == values["tag"]
             if command.opcode in (Opcode.LOAD, Opcode.STORE, Opcode.REPEAT):
-                assert ctx.get(decoder.register) == values["base"]
+                assert ctx.get(decoder.base) == values["base"]
                 assert ctx.get(decoder.offset) == values["address"]
             if command.opcode == Opcode.ADDRESS:
-                assert ctx.get(decoder.register) == values["number"]
+                assert ctx.get(decoder.base) == values["number"]
                 assert ctx.get(decoder.offset) == values["value"]
                 assert ctx.get(decoder.add) == values["add"]
             if command.opcode == Opcode.REPEAT:
