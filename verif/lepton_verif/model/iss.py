@@ -15,7 +15,6 @@ from lepton_npu.spec.commands import (
     ADDRESS_REGISTERS,
     SEMAPHORE_MAX,
     SEMAPHORES,
-    Command,
     Engine,
     FaultCause,
     Opcode,
@@ -60,7 +59,7 @@ class IssFault:
         return f"{self.cause.name} in {self.engine.name}, command {self.index}, address 0x{self.address:x}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Decoded:
     """A record after the decoder's checks.
 
@@ -68,7 +67,8 @@ class _Decoded:
     which ``address`` and register ``base`` give.
     """
 
-    command: Command
+    opcode: Opcode
+    engine: Engine
     fields: dict[str, int]
     waits: tuple[int, ...]
     posts: tuple[int, ...]
@@ -78,14 +78,14 @@ class _Decoded:
     transfer: Callable[[CoreState, int], None] | None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Issued:
     index: int
     decoded: _Decoded
     address: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Loop:
     """A REPEAT that runs: its index and posts, where it is, and the records that it has read."""
 
@@ -220,7 +220,7 @@ class Iss:
                 waiting.append(self._pending)
             if waiting:
                 oldest = min(waiting, key=lambda issued: (issued.index - self.index) & _COUNT_MASK)
-                self._stop(FaultCause.WATCHDOG, oldest.decoded.command.engine, oldest.index, 0)
+                self._stop(FaultCause.WATCHDOG, oldest.decoded.engine, oldest.index, 0)
         return self.fault
 
     def _stop(self, cause: FaultCause, engine: Engine, index: int, address: int):
@@ -243,7 +243,7 @@ class Iss:
         if decoded is None:
             return
         address = (decoded.address + self.registers[decoded.base]) & _ADDRESS_MASK
-        if decoded.command.opcode == Opcode.REPEAT:
+        if decoded.opcode == Opcode.REPEAT:
             if loop is not None:
                 self._stop(FaultCause.NESTED_REPEAT, Engine.CONTROL, self.index, 0)
                 return
@@ -293,27 +293,31 @@ class Iss:
                 execute = _raiser(fault)
         waits, posts = _bits(fields["wait"]), _bits(fields["post"])
         base, address = fields.get("base", 0), fields.get("address", 0)
-        return _Decoded(command, fields, waits, posts, base, address, execute, transfer)
+        return _Decoded(command.opcode, command.engine, fields, waits, posts, base, address, execute, transfer)
 
     def _available(self, decoded: _Decoded) -> bool:
-        return all(self.semaphores[number] for number in decoded.waits)
+        semaphores = self.semaphores
+        for number in decoded.waits:  # noqa: SIM110 (all() of a generator costs more than the loop)
+            if not semaphores[number]:
+                return False
+        return True
 
     def _can_issue(self) -> bool:
         """Whether the pending record can go to its engine's queue, or, for CONTROL, be done."""
         if self._pending is None:
             return False
         decoded = self._pending.decoded
-        if decoded.command.engine != Engine.CONTROL:
-            return len(self._queues[decoded.command.engine]) < self.config.queue_depth
-        fence = decoded.command.opcode in (Opcode.FENCE, Opcode.IRQ)
+        if decoded.engine != Engine.CONTROL:
+            return len(self._queues[decoded.engine]) < self.config.queue_depth
+        fence = decoded.opcode in (Opcode.FENCE, Opcode.IRQ)
         return self._available(decoded) and not (fence and any(self._queues.values()))
 
     def _issue(self):
         issued, self._pending = self._pending, None
-        if issued.decoded.command.engine == Engine.CONTROL:
+        if issued.decoded.engine == Engine.CONTROL:
             self._complete(issued)
         else:
-            self._queues[issued.decoded.command.engine].append(issued)
+            self._queues[issued.decoded.engine].append(issued)
         if (loop := self._ending) is not None and self.fault is None:
             self._ending = None
             self._post(loop.posts, Engine.CONTROL, loop.index)
@@ -328,7 +332,7 @@ class Iss:
     def _complete(self, issued: _Issued):
         """Take semaphores, act, post."""
         decoded = issued.decoded
-        opcode = decoded.command.opcode
+        opcode, engine = decoded.opcode, decoded.engine
         for number in decoded.waits:
             self.semaphores[number] -= 1
         try:
@@ -337,21 +341,25 @@ class Iss:
             elif decoded.transfer is not None:
                 decoded.transfer(self.state, issued.address)
         except EngineFaultError as fault:
-            self._stop(fault.cause, decoded.command.engine, issued.index, fault.address)
+            self._stop(fault.cause, engine, issued.index, fault.address)
             return
         self.commands[opcode] += 1
         if opcode == Opcode.REPEAT:
             body: list[_Decoded | None] = [None] * decoded.fields["records"]
             self._loop = _Loop(issued.index, decoded.posts, issued.address, decoded.fields["count"], body)
             return  # posts when the last record has been handed out
+        if engine == Engine.CONTROL:
+            self._act(opcode, decoded.fields)
+        self._post(decoded.posts, engine, issued.index)
+
+    def _act(self, opcode: Opcode, fields: dict[str, int]):
+        """What a command of CONTROL does, but REPEAT."""
         if opcode == Opcode.IRQ:
-            self.tag = decoded.fields["tag"]
+            self.tag = fields["tag"]
             self.irq = True
         elif opcode == Opcode.ADDRESS:
-            number, value = decoded.fields["number"], decoded.fields["value"]
-            before = self.registers[number] if decoded.fields["add"] else 0
-            self.registers[number] = (before + value) & _ADDRESS_MASK
-        self._post(decoded.posts, decoded.command.engine, issued.index)
+            before = self.registers[fields["number"]] if fields["add"] else 0
+            self.registers[fields["number"]] = (before + fields["value"]) & _ADDRESS_MASK
 
     def _post(self, numbers: tuple[int, ...], engine: Engine, index: int):
         for number in numbers:
