@@ -18,8 +18,8 @@ _NAN = np.array(CANONICAL_NAN).view(np.float32)[()]
 _LEAST = np.float32(2.0**-126)
 _LEAST_WORD = 0x00800000
 # NumPy is faster with arrays of no dimension than with scalars.
-_ONE = np.array(1, np.uint32)
-_MAGNITUDE = np.array(0x7FFFFFFF, np.uint32)
+_MINUS_TWO = np.array((1 << 32) - 2, np.uint32)
+_SMALLNESS_OF_LEAST = (1 << 32) - 2 * _LEAST_WORD
 
 
 def bits(x: np.ndarray) -> np.ndarray:
@@ -32,16 +32,14 @@ def from_bits(words: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(words, np.uint32).view(np.float32)
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Words without their signs, less 1, so that zeros come last and subnormals first."""
-    ranks = x.view(np.uint32) - _ONE
-    ranks &= _MAGNITUDE
-    return ranks
+def _smallness(x: np.ndarray) -> np.ndarray:
+    """2^32 - 2 * magnitude of the words, 0 for a zero: the greater, the smaller a number that is not 0."""
+    return x.view(np.uint32) * _MINUS_TWO
 
 
 def smallest(x: np.ndarray) -> int:
     """The word of the least magnitude that is not 0; 2^31 if all are zeros."""
-    return int(_ranks(x).min(initial=0x7FFFFFFF)) + 1
+    return (1 << 32) - int(_smallness(x).max(initial=0)) >> 1
 
 
 def flush(x: np.ndarray) -> np.ndarray:
@@ -71,10 +69,10 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Tininess is that of the exact product, which float64 holds, not of the rounded one.
     """
     result = np.asarray(a * b)
-    ranks = _ranks(result)
+    smallness = _smallness(result)
     # Only results up to the least normal number can have come from a tiny exact product.
-    if ranks.min(initial=_LEAST_WORD) < _LEAST_WORD:
-        near = ranks < _LEAST_WORD
+    if smallness.max(initial=0) >= _SMALLNESS_OF_LEAST:
+        near = smallness >= _SMALLNESS_OF_LEAST
         x, y = (operand[near].astype(np.float64) for operand in np.broadcast_arrays(a, b))
         rounded = result[near]
         result[near] = np.where(np.abs(x * y) < float(_LEAST), np.copysign(np.float32(0), rounded), rounded)
