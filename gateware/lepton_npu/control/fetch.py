@@ -53,8 +53,7 @@ class RecordFetch(wiring.Component):
     index : Out(32)
         Records taken by the decoder, modulo 2^32: the index of the next one.
     hold : In(1)
-        Ask for no more records: the one that was taken last may jump. High while ``jump`` is valid, and in the cycles
-        before as long as it waits for something else than ``jump.ready``.
+        Ask for no more records: the one that was taken last is a jump. ``jump`` is valid only while this is high.
     jump : In(stream of body_layout())
         Not while a body runs.
     ar, r : streams

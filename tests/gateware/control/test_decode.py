@@ -1,6 +1,7 @@
 """Decoder against `lepton_npu.spec.commands.decode`: every field at its limits, every reserved bit, mutated records."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from amaranth.sim import Simulator
@@ -87,6 +88,15 @@ def test_engines():
     assert {opcode for opcodes in ENGINES.values() for opcode in opcodes} == {
         opcode for opcode, command in COMMANDS.items() if command.engine != Engine.CONTROL
     }
+
+
+def test_registers_must_be_at_one_place(monkeypatch):
+    """The decoder reads them before it knows the command."""
+    command = COMMANDS[Opcode.STORE]
+    body = tuple(replace(field, lsb=11) if field.name == "base" else field for field in command.body)
+    monkeypatch.setitem(COMMANDS, Opcode.STORE, replace(command, body=body))
+    with pytest.raises(ValueError, match="register and offset must be at one place in all commands, not at"):
+        check([])
 
 
 @pytest.mark.parametrize("opcode", Opcode)

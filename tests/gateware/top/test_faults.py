@@ -333,6 +333,20 @@ def test_ring_overrun(machine):
     machine.recover()
 
 
+def test_ring_overrun_behind_a_loop(machine):
+    """HEAD counts the ring only, and the index everything."""
+    machine.put_body(NOP, STEP)
+    machine.begin(NOP, repeat(2, 20))
+    machine.harness.run(2000)
+    assert machine.driver.idle
+    machine.driver.doorbell(2 + 17)
+    assert machine.finish(), "no interrupt"
+    fault = machine.driver.fault
+    assert (fault.cause, fault.engine, fault.index) == (FaultCause.RING_OVERRUN, Engine.CONTROL, 42)
+    assert machine.driver.read("HEAD") == 2
+    machine.recover()
+
+
 def test_full_ring_is_no_overrun(machine):
     """Exactly a ring of records is allowed."""
     machine.begin(*[pack(Opcode.NOP)] * 15, IRQ)
