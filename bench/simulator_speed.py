@@ -77,7 +77,7 @@ class _TimedIss(Iss):
         start = time.process_time()
         super()._complete(issued)
         seconds = time.process_time() - start
-        kind = _kind(issued.decoded.command.opcode, issued.decoded.fields)
+        kind = _kind(issued.decoded.opcode, issued.decoded.fields)
         self._backend.seconds[kind] += seconds
         self._backend.commands[kind] += 1
 

@@ -64,11 +64,14 @@ class _Decoded:
     """A record after the decoder's checks.
 
     ``execute`` has all local addresses computed; ``transfer`` is that of LOAD and STORE, and takes the byte address,
-    which ``address`` and register ``base`` give.
+    which ``address`` and register ``base`` give. A ``control`` command is done in the decoder; a ``fence`` waits there
+    for all engines.
     """
 
     opcode: Opcode
     engine: Engine
+    control: bool
+    fence: bool
     fields: dict[str, int]
     waits: tuple[int, ...]
     posts: tuple[int, ...]
@@ -128,8 +131,6 @@ class Iss:
         TAG register; interrupt line.
     fault : IssFault or None
     semaphores : list of int
-    commands : dict
-        Commands finished, by opcode.
     """
 
     def __init__(
@@ -152,6 +153,11 @@ class Iss:
         self.soft_reset()
 
     @property
+    def commands(self) -> dict[Opcode, int]:
+        """Commands finished since reset, by opcode."""
+        return {opcode: self._finished[opcode] for opcode in Opcode}
+
+    @property
     def memory(self) -> NDArray[np.uint8]:
         """Host memory."""
         return self.state.memory
@@ -163,8 +169,8 @@ class Iss:
         self.irq = False
         self.fault: IssFault | None = None
         self.semaphores = [0] * SEMAPHORES
-        self.commands = dict.fromkeys(Opcode, 0)
-        self._queues: dict[Engine, deque[_Issued]] = {engine: deque() for engine in _ENGINES}
+        self._finished = [0] * 256
+        self._queues: list[deque[_Issued]] = [deque() for _ in Engine]  # CONTROL's stays empty
         self._pending: _Issued | None = None
         self._loop: _Loop | None = None
         self._ending: _Loop | None = None  # its last record has been fetched
@@ -189,39 +195,50 @@ class Iss:
         if ring is not None:
             self.start(ring, ring_log2)
             self.doorbell(self.tail + records)
-        while self.fault is None:
-            if self._random is not None:
-                ready = [engine for engine in _ENGINES if self._can_run(engine)]
-                if self._can_fetch() or self._can_issue():
-                    ready.append(Engine.CONTROL)
-                if not ready:
-                    break
-                engine = self._random.choices(ready, [self._weights[engine] for engine in ready])[0]
-                if engine != Engine.CONTROL:
-                    self._run(engine)
-                elif self._pending is None:
-                    self._fetch()
-                else:
-                    self._issue()
-                continue
-            moved = False
-            while self.fault is None and (self._can_fetch() or self._can_issue()):
-                self._fetch() if self._pending is None else self._issue()
-                moved = True
-            for engine in _ENGINES:
-                if self.fault is None and self._can_run(engine):
-                    self._run(engine)
-                    moved = True
-            if not moved:
-                break
+        if self._random is None:
+            self._run_in_turn()
+        else:
+            self._run_at_random(self._random)
         if self.fault is None:
-            waiting = [queue[0] for queue in self._queues.values() if queue]
+            waiting = [queue[0] for queue in self._queues if queue]
             if self._pending is not None:
                 waiting.append(self._pending)
             if waiting:
                 oldest = min(waiting, key=lambda issued: (issued.index - self.index) & _COUNT_MASK)
                 self._stop(FaultCause.WATCHDOG, oldest.decoded.engine, oldest.index, 0)
         return self.fault
+
+    def _run_in_turn(self):
+        """All that the decoder can do, then a command of each engine that can start one, until nothing moves."""
+        moved = True
+        while moved and self.fault is None:
+            moved = False
+            while self.fault is None and (self._can_issue() if self._pending is not None else self._can_fetch()):
+                self._fetch() if self._pending is None else self._issue()
+                moved = True
+            for queue in self._queues:
+                if queue and self.fault is None and self._available(queue[0].decoded):
+                    self._complete(queue.popleft())
+                    moved = True
+
+    def _run_at_random(self, rng: random.Random):
+        """One step of the decoder or of an engine at a time, until nothing moves."""
+        while self.fault is None:
+            ready = [
+                engine for engine in _ENGINES
+                if (queue := self._queues[engine]) and self._available(queue[0].decoded)
+            ]  # fmt: skip
+            if self._can_fetch() or self._can_issue():
+                ready.append(Engine.CONTROL)
+            if not ready:
+                break
+            engine = rng.choices(ready, [self._weights[engine] for engine in ready])[0]
+            if engine != Engine.CONTROL:
+                self._complete(self._queues[engine].popleft())
+            elif self._pending is None:
+                self._fetch()
+            else:
+                self._issue()
 
     def _stop(self, cause: FaultCause, engine: Engine, index: int, address: int):
         self.fault = IssFault(cause, engine, index, address)
@@ -243,7 +260,7 @@ class Iss:
         if decoded is None:
             return
         address = (decoded.address + self.registers[decoded.base]) & _ADDRESS_MASK
-        if decoded.opcode == Opcode.REPEAT:
+        if decoded.control and decoded.opcode == Opcode.REPEAT:
             if loop is not None:
                 self._stop(FaultCause.NESTED_REPEAT, Engine.CONTROL, self.index, 0)
                 return
@@ -293,7 +310,10 @@ class Iss:
                 execute = _raiser(fault)
         waits, posts = _bits(fields["wait"]), _bits(fields["post"])
         base, address = fields.get("base", 0), fields.get("address", 0)
-        return _Decoded(command.opcode, command.engine, fields, waits, posts, base, address, execute, transfer)
+        control, fence = command.engine == Engine.CONTROL, command.opcode in (Opcode.FENCE, Opcode.IRQ)
+        return _Decoded(
+            command.opcode, command.engine, control, fence, fields, waits, posts, base, address, execute, transfer
+        )
 
     def _available(self, decoded: _Decoded) -> bool:
         semaphores = self.semaphores
@@ -307,14 +327,13 @@ class Iss:
         if self._pending is None:
             return False
         decoded = self._pending.decoded
-        if decoded.engine != Engine.CONTROL:
+        if not decoded.control:
             return len(self._queues[decoded.engine]) < self.config.queue_depth
-        fence = decoded.opcode in (Opcode.FENCE, Opcode.IRQ)
-        return self._available(decoded) and not (fence and any(self._queues.values()))
+        return self._available(decoded) and not (decoded.fence and any(self._queues))
 
     def _issue(self):
         issued, self._pending = self._pending, None
-        if issued.decoded.engine == Engine.CONTROL:
+        if issued.decoded.control:
             self._complete(issued)
         else:
             self._queues[issued.decoded.engine].append(issued)
@@ -322,17 +341,9 @@ class Iss:
             self._ending = None
             self._post(loop.posts, Engine.CONTROL, loop.index)
 
-    def _can_run(self, engine: Engine) -> bool:
-        queue = self._queues[engine]
-        return bool(queue) and self._available(queue[0].decoded)
-
-    def _run(self, engine: Engine):
-        self._complete(self._queues[engine].popleft())
-
     def _complete(self, issued: _Issued):
         """Take semaphores, act, post."""
         decoded = issued.decoded
-        opcode, engine = decoded.opcode, decoded.engine
         for number in decoded.waits:
             self.semaphores[number] -= 1
         try:
@@ -341,16 +352,16 @@ class Iss:
             elif decoded.transfer is not None:
                 decoded.transfer(self.state, issued.address)
         except EngineFaultError as fault:
-            self._stop(fault.cause, engine, issued.index, fault.address)
+            self._stop(fault.cause, decoded.engine, issued.index, fault.address)
             return
-        self.commands[opcode] += 1
-        if opcode == Opcode.REPEAT:
-            body: list[_Decoded | None] = [None] * decoded.fields["records"]
-            self._loop = _Loop(issued.index, decoded.posts, issued.address, decoded.fields["count"], body)
-            return  # posts when the last record has been handed out
-        if engine == Engine.CONTROL:
-            self._act(opcode, decoded.fields)
-        self._post(decoded.posts, engine, issued.index)
+        self._finished[decoded.opcode] += 1
+        if decoded.control:
+            if decoded.opcode == Opcode.REPEAT:
+                body: list[_Decoded | None] = [None] * decoded.fields["records"]
+                self._loop = _Loop(issued.index, decoded.posts, issued.address, decoded.fields["count"], body)
+                return  # posts when the last record has been handed out
+            self._act(decoded.opcode, decoded.fields)
+        self._post(decoded.posts, decoded.engine, issued.index)
 
     def _act(self, opcode: Opcode, fields: dict[str, int]):
         """What a command of CONTROL does, but REPEAT."""
