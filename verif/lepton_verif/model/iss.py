@@ -195,10 +195,11 @@ class Iss:
         if ring is not None:
             self.start(ring, ring_log2)
             self.doorbell(self.tail + records)
-        if self._random is None:
-            self._run_in_turn()
-        else:
-            self._run_at_random(self._random)
+        with np.errstate(all="ignore"):
+            if self._random is None:
+                self._run_in_turn()
+            else:
+                self._run_at_random(self._random)
         if self.fault is None:
             waiting = [queue[0] for queue in self._queues if queue]
             if self._pending is not None:

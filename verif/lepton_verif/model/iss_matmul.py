@@ -116,7 +116,7 @@ class _PassByPass:
 
 
 def prepare_matmul(config: NpuConfig, f: dict[str, int]) -> Callable[[CoreState], None]:
-    """Rows of A through tiles of B, into accumulators."""
+    """Rows of A through tiles of B, into accumulators, for use within ``numpy.errstate(all="ignore")``."""
     plan = MatmulPlan(config, f)
     general = _PassByPass(plan).run
     if not DirectProduct.suits(plan):

@@ -78,8 +78,7 @@ class DirectProduct:
         w = self._gather(state, self.b_index, self.b_elements).reshape(self.steps, side, columns)
         x *= a_units[:, :, None]
         w *= np.repeat(b_units, side, axis=1)[:, None]
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = self._sum(state, np.matmul(x, w))
+        total = self._sum(state, np.matmul(x, w))
         if total is None or not np.isfinite(total).all():
             return False
         state.local[self.accumulators] = total.view(np.uint32).reshape(-1, side)

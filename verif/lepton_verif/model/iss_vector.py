@@ -77,23 +77,25 @@ class _Vector:
     def __call__(self, state: CoreState):
         if state.local is not self.local:
             self.bind(state.local)
-        with np.errstate(all="ignore"):
-            a = vector.unpack(self.views["a"], self.a_format, self.shape[1])
-            if self.shuffle is not None:
-                a = self.shuffle(a)
-            result = self.operation(a, self.b, self.c)
-            if self.dst_format == Format.F32 and self.distinct:
-                self.result[...] = result.view(np.uint32)
-                return
-            words = vector.pack(np.broadcast_to(result, self.shape), self.dst_format)
-            if self.distinct:
-                self.result[...] = words
-            else:
-                state.local[self.where] = words.reshape(self.where.size, -1)
+        a = vector.unpack(self.views["a"], self.a_format, self.shape[1])
+        if self.shuffle is not None:
+            a = self.shuffle(a)
+        result = self.operation(a, self.b, self.c)
+        if self.dst_format == Format.F32 and self.distinct:
+            self.result[...] = result.view(np.uint32)
+            return
+        words = vector.pack(np.broadcast_to(result, self.shape), self.dst_format)
+        if self.distinct:
+            self.result[...] = words
+        else:
+            state.local[self.where] = words.reshape(self.where.size, -1)
 
 
 def prepare_vector(config: NpuConfig, f: dict[str, int]) -> Callable[[CoreState], None]:
-    """One operation over rows. Nothing is written by a command with an address out of range."""
+    """One operation over rows, for use within ``numpy.errstate(all="ignore")``.
+
+    Nothing is written by a command with an address out of range.
+    """
     names = [name for name in VectorOp(f["op"]).operands if name == "a" or not f[f"{name}_imm"]]
     sources = {name: _Rows(name, f, Format(f["a_format"]) if name == "a" else Format.F32) for name in names}
     target = _Rows("dst", f, Format(f["dst_format"]))

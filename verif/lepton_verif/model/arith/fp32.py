@@ -9,17 +9,17 @@ out with a reduction or two whether there are any, and only then does what they 
 import numpy as np
 
 __all__ = [
-    "CANONICAL_NAN", "add", "bits", "canonicalize", "eq", "flush", "from_bits", "le", "lt", "maximum",
+    "CANONICAL_NAN", "LEAST_WORD", "add", "bits", "canonicalize", "eq", "flush", "from_bits", "le", "lt", "maximum",
     "minimum", "mul", "muladd", "product", "smallest", "sub", "unify_nans",
 ]  # fmt: skip
 
 CANONICAL_NAN = np.uint32(0x7FC00000)
 _NAN = np.array(CANONICAL_NAN).view(np.float32)[()]
 _LEAST = np.float32(2.0**-126)
-_LEAST_WORD = 0x00800000
+LEAST_WORD = 0x00800000
 # NumPy is faster with arrays of no dimension than with scalars.
 _MINUS_TWO = np.array((1 << 32) - 2, np.uint32)
-_SMALLNESS_OF_LEAST = (1 << 32) - 2 * _LEAST_WORD
+_SMALLNESS_OF_LEAST = (1 << 32) - 2 * LEAST_WORD
 
 
 def bits(x: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def smallest(x: np.ndarray) -> int:
 def flush(x: np.ndarray) -> np.ndarray:
     """Subnormals as zeros of their sign; ``x`` itself if there are none."""
     x = np.asarray(x, np.float32)
-    if smallest(x) >= _LEAST_WORD:
+    if smallest(x) >= LEAST_WORD:
         return x
     return np.where(np.abs(x) < _LEAST, np.copysign(np.float32(0), x), x)
 

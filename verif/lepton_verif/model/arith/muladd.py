@@ -5,6 +5,8 @@ To find out whether there are subnormals takes longer than to multiply and add. 
 - A subnormal times b with |b| <= 1, and its square, is a tiny product, which `fp32.product` finds anyway.
 - A product with 1 or -1 is the operand, and cannot be tiny if that has been flushed.
 - A zero c changes no number.
+- If every c that is not 0 is 2^-102 or more, no sum is tiny: it is the product, or 0, or at least the distance of
+  numbers just below 2^-102, which is 2^-126.
 - If |c| >= 2^-100, nothing up to 2^-126 changes the sum: it is less than half the distance of c to its neighbours. And
   no sum is tiny: it is 0, or at least the distance of numbers near c, 2^-124.
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .fp32 import flush, product, unify_nans
+from .fp32 import LEAST_WORD, flush, product, smallest, unify_nans
 
 __all__ = ["Ternary", "prepare_muladd"]
 
@@ -23,6 +25,7 @@ Ternary = Callable[[Operand, Operand, Operand], Operand]
 """A function of operands a, b, c, which broadcast; what it gives is a new array."""
 
 _LARGE = np.float32(2.0**-100)
+_NOT_SMALL_WORD = (127 - 102) << 23  # 2^-102
 
 
 def prepare_muladd(
@@ -48,7 +51,7 @@ def prepare_muladd(
         b = _constant(b, negate_b)
     if c is None:
         multiply, combine = _product(b, square=square, negate_b=negate_b), np.subtract if negate_c else np.add
-        return lambda a, b, c: unify_nans(flush(combine(multiply(a, b), flush(c))))
+        return lambda a, b, c: _combined(combine, multiply(a, b), c)
     constant = _constant(c, negate_c)
     if not abs(constant) < _LARGE:
         return _plus_large(b, constant, square=square, negate_b=negate_b)
@@ -56,6 +59,14 @@ def prepare_muladd(
     if constant == 0:
         return lambda a, b, c: unify_nans(multiply(a, b) + constant)
     return lambda a, b, c: unify_nans(flush(multiply(a, b) + constant))
+
+
+def _combined(combine: np.ufunc, p: Operand, c: Operand) -> Operand:
+    """The sum or difference of a product and c."""
+    least = smallest(c)
+    if least >= _NOT_SMALL_WORD:
+        return unify_nans(combine(p, c))
+    return unify_nans(flush(combine(p, c if least >= LEAST_WORD else flush(c))))
 
 
 def _constant(x: Operand, negate: bool) -> Operand:

@@ -29,10 +29,7 @@ NAN_EXPONENT = 255
 LIMB_BITS = 8
 
 _FRACTION = {Precision.P8: 6, Precision.P16: 14, Precision.P32: 22}
-_LIMIT = {
-    precision: np.array(limit, np.float32)
-    for precision, limit in ((Precision.P8, 0x7F), (Precision.P16, 0x7F7F), (Precision.P32, 0x7F7F7F))
-}
+_LIMIT = {Precision.P8: 0x7F, Precision.P16: 0x7F7F, Precision.P32: 0x7F7F7F}
 _MAGNITUDE = np.array(0x7FFFFFFF, np.uint32)
 
 
@@ -91,8 +88,9 @@ def quantise_in_place(matrix: NDArray, precision: Precision, side: int) -> tuple
         words = padded
 
     magnitudes = np.bitwise_and(words, _MAGNITUDE).reshape(high, side, wide * side)
-    greatest = np.maximum.reduce(np.maximum.reduce(magnitudes, axis=1).reshape(high, wide, side), axis=2)
-    exponents = (greatest >> 23).astype(np.uint8)
+    of_columns = np.maximum.reduce(magnitudes, axis=1).reshape(-1)
+    greatest = np.maximum.reduceat(of_columns, np.arange(0, of_columns.size, side))
+    exponents = (greatest >> 23).astype(np.uint8).reshape(high, wide)
     scales = _SCALES[precision].take(exponents)
     values = words.view(np.float32).reshape(high, side, wide * side)
     if np.isnan(scales).any():
@@ -100,8 +98,7 @@ def quantise_in_place(matrix: NDArray, precision: Precision, side: int) -> tuple
     else:
         scaled = values * np.repeat(scales, side, axis=1)[:, None]
     np.rint(scaled, out=scaled)
-    np.minimum(scaled, _LIMIT[precision], out=scaled)
-    np.maximum(scaled, -_LIMIT[precision], out=scaled)
+    scaled.clip(-_LIMIT[precision], _LIMIT[precision], out=scaled)
     scaled = scaled.reshape(high * side, wide * side)
     if precision == Precision.P8:
         return scaled.astype(np.int8)[None], exponents
