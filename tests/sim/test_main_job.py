@@ -79,7 +79,7 @@ def test_seed_chooses_the_images(monkeypatch, capsys):
     [
         (["--images", "0"], "--images must be from 1 to 256, not 0"),
         (["--images", "257"], "--images must be from 1 to 256, not 257"),
-        (["--preset", "huge"], "PRESET must be one of tiny, ecp5, default, large, not huge"),
+        (["--preset", "huge"], f"PRESET must be one of {', '.join(PRESETS)}, not huge"),
     ],
 )
 def test_bad_choices(arguments, message, capsys):
