@@ -132,7 +132,9 @@ class SystolicArray(wiring.Component):
 
         Row k takes ``x[k]`` in the cycle of ``valid[k]``, shadow row k shifts with ``load[k]``.
         """
-        edges, above, sums = [], w, []
+        edges: list[Value] = []
+        sums: list[Value] = []
+        above = w
         for row in range(self._side):
             edge = Signal(signed(8), name=f"edge_{group}_{row}", reset_less=True)
             with m.If(valid[row]):
