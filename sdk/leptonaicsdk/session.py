@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from lepton_npu.spec.commands import Precision
@@ -115,6 +116,7 @@ class Session:
         self._persistent = self._choose(precision_of(precision), home)
         self._programs: dict[tuple, Looped] = {}
         self._placed: dict[bytes, int] = {}
+        self._addresses: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # packing records takes time
         self._code = _align(RECORD_BYTES << RING_LOG2)
         self._code_end = self._code + _CODE_BYTES
         persistent = self._persistent
@@ -265,6 +267,8 @@ class Session:
 
     def _place(self, program: Program) -> int:
         """Byte address of a program's records in the memory's part for code."""
+        if (address := self._addresses.get(program)) is not None:
+            return address
         records = program.records()
         if records not in self._placed:
             end = self._code + len(records)
@@ -273,6 +277,7 @@ class Session:
             self._view(self._code, len(records))[:] = np.frombuffer(records, np.uint8)
             self._placed[records] = self.backend.base + self._code
             self._code = end
+        self._addresses[program] = self._placed[records]
         return self._placed[records]
 
     def _launch(

@@ -73,8 +73,8 @@ def test_every_precision_learns(device, bits):
 
 
 def test_sizes_that_are_no_multiples_of_the_array(device):
-    device.load_model(Network(5, (Dense(17, "relu"), Dense(1))))
-    device.compile(optimizer=Sgd(0.1), loss="squared_error", batch_size=7)
+    device.load_model(Network(5, (Dense(17, "tanh"), Dense(1, "sigmoid"))))
+    device.compile(optimizer=Sgd(2.0), loss="squared_error", batch_size=7)
     x = RNG.standard_normal((50, 5)).astype(np.float32)
     y = (x[:, 0] > x[:, 1]).astype(np.float32)
     history = device.fit(x, y, epochs=10, validation_data=(x, y))
