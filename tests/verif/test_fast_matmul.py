@@ -76,6 +76,22 @@ def test_random_products(low, high, always, seed):
     assert all(taken) if always else not all(taken)
 
 
+@pytest.mark.parametrize("b_transpose", [0, 1])
+@pytest.mark.parametrize("a_precision", [0, 1])
+def test_transposed_whole_tiles(a_precision, b_transpose, seed):
+    """As for the gradient of weights; and where a tile is not whole, which looks almost the same."""
+    rng = np.random.default_rng([seed, a_precision, b_transpose])
+    for rows, change, whole in ((48, {}, True), (16, {}, True), (47, {}, False), (48, {"a_row": 21}, False),
+                                (48, {"a_stride1": 8}, False), (48, {"a_stride0": 0}, False)):  # fmt: skip
+        f = random_fields(rng) | {"a_transpose": 1, "a_precision": a_precision, "b_transpose": b_transpose}
+        f |= {"rows": rows, "a_row": 16, "count0": 16, "count1": 3, "a_stride0": 1, "a_stride1": 32}
+        f |= {"acc_stride0": f["n_tiles"], "acc_stride1": 16 * f["n_tiles"], "acc_n_stride": 1} | change
+        machine = Machine(CONFIG)
+        fill(rng, machine.iss.state, 100, 150)
+        assert DirectProduct(MatmulPlan(CONFIG, f)).a_turned == whole
+        assert check(machine.iss.state, machine, f)
+
+
 @pytest.mark.parametrize("word", SPECIALS)
 def test_special_accumulators(word, seed):
     """Of which the fast way takes zeros and ordinary numbers only."""

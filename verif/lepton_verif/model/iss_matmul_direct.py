@@ -42,9 +42,16 @@ class DirectProduct:
         lanes = np.arange(side)
         tile, row = np.divmod(plan.stream + plan.a_offset[:, None] * side, side)  # (step, m)
         b_tile = plan.b_tiles.T  # (step, n)
-        # A transposed tile is gathered by elements, else by rows. Stationary tiles stand side by side: (step, T, n, T).
-        self.a_elements, self.b_elements = plan.a_transpose, plan.b_transpose
-        self.a_index = (tile * side * side + row)[..., None] + lanes * side if self.a_elements else tile * side + row
+        # Gathered by rows of tiles, or by elements if transposed. Whole transposed tiles of A are gathered as they are.
+        self.a_turned = plan.a_transpose and self._whole_tiles(tile, row, side)
+        self.a_elements, self.b_elements = plan.a_transpose and not self.a_turned, plan.b_transpose
+        if self.a_turned:
+            self.a_index = (tile[:, ::side] * side)[:, None] + lanes[:, None]  # (step, T, m / T)
+        elif self.a_elements:
+            self.a_index = (tile * side * side + row)[..., None] + lanes * side  # (step, m, T)
+        else:
+            self.a_index = tile * side + row  # (step, m)
+        # Stationary tiles stand side by side: (step, T, n, T).
         if self.b_elements:
             self.b_index = (b_tile * side * side)[:, None, :, None] + lanes[:, None, None] + lanes * side
         else:
@@ -56,6 +63,10 @@ class DirectProduct:
         self.steps, self.n_tiles = b_tile.shape
         self.limb_sum = np.resize(plan.limb_sum, self.steps)
         self.limb_units = np.ldexp(np.float32(1), -_LIMB_BITS * self.limb_sum)[:, None] if self.limb_sum.any() else None
+        self.last = _LIMB_BITS * int(self.limb_sum.max())
+        # Two tiles of these exponents have a product within the range; the rare others are looked at more closely.
+        low = _UNIT + (_LEAST_UNIT + self.last) // 2
+        self.ordinary = bytes([0, *range(low, _UNIT + _GREATEST_UNIT // 2 + 1)])
         self.accumulators = as_slice(plan.rows.T)
 
     @staticmethod
@@ -63,6 +74,14 @@ class DirectProduct:
         """Whether the plan is one for this way: rows named once, and not too many sums at once."""
         sums = plan.a_offset.size * plan.rows.size * plan.side
         return not plan.repeated and len(plan.groups) == 1 and sums <= _LIMIT
+
+    @staticmethod
+    def _whole_tiles(tile: NDArray[np.int64], row: NDArray[np.int64], side: int) -> bool:
+        """Whether all columns of a tile, in their order, come before those of the next."""
+        if tile.shape[1] % side:
+            return False
+        by_tile = tile.reshape(len(tile), -1, side)
+        return bool((row == np.resize(np.arange(side), row.shape)).all() and (by_tile == by_tile[..., :1]).all())
 
     def run(self, state: CoreState) -> bool:
         """Execute on ``state``; False, with nothing changed, if there is something special about its numbers."""
@@ -74,12 +93,21 @@ class DirectProduct:
         if self.limb_units is not None:
             b_units = b_units * self.limb_units
         side, columns = self.side, self.n_tiles * self.side
-        x = self._gather(state, self.a_index, self.a_elements).reshape(self.steps, -1, side)
+        x = self._gather(state, self.a_index, self.a_elements)
+        if self.a_turned:
+            x = x.reshape(self.steps, side, -1)
+            x *= a_units[:, None]
+            x = x.swapaxes(1, 2)
+        else:
+            x = x.reshape(self.steps, -1, side)
+            x *= a_units[:, :, None]
         w = self._gather(state, self.b_index, self.b_elements).reshape(self.steps, side, columns)
-        x *= a_units[:, :, None]
         w *= np.repeat(b_units, side, axis=1)[:, None]
         total = self._sum(state, np.matmul(x, w))
-        if total is None or not np.isfinite(total).all():
+        if total is None:
+            return False
+        flat = total.reshape(-1)
+        if not np.dot(flat, flat) < np.inf and not np.isfinite(total).all():
             return False
         state.local[self.accumulators] = total.view(np.uint32).reshape(-1, side)
         return True
@@ -105,12 +133,10 @@ class DirectProduct:
 
     def _ordinary(self, exponents: NDArray[np.uint8]) -> bool:
         """Whether all units are normal numbers that keep sums from overflowing; tiles of zeros do not matter."""
-        low, high = self._span(exponents)
-        last = _LIMB_BITS * int(self.limb_sum.max())
-        if 2 * (low - _UNIT) - last >= _LEAST_UNIT and 2 * (high - _UNIT) <= _GREATEST_UNIT:
+        if not exponents.tobytes().translate(None, self.ordinary):
             return True
         (a_low, a_high), (b_low, b_high) = (self._span(e) for e in np.split(exponents, [self.a_tiles]))
-        least, greatest = a_low + b_low - 2 * _UNIT - last, a_high + b_high - 2 * _UNIT
+        least, greatest = a_low + b_low - 2 * _UNIT - self.last, a_high + b_high - 2 * _UNIT
         ordinary = least >= _LEAST_UNIT and greatest <= _GREATEST_UNIT and max(a_high, b_high) < NAN_EXPONENT
         return ordinary and min(a_low, b_low) >= _NORMAL
 
