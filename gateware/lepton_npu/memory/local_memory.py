@@ -11,9 +11,10 @@ from .ports import LOCAL_ADDR_BITS, LOCAL_READ_LATENCY, AccPort, LocalPriorityWr
 
 __all__ = ["READERS", "LocalMemory"]
 
-READERS = ("store", "quant", "vector_c", "vector_b", "vector_a")
+READERS = ("store", "vector_c", "vector_b", "vector_a", "quant")
 """The read ports, the first one with the highest priority. Each of them sooner or later stops asking: a reader that
-waits has data of its own in flight, or a slower consumer behind it."""
+waits has data of its own in flight, or a slower consumer behind it. The quantiser comes last, as it may ask for one
+bank all the time (a matrix whose rows are a multiple of the banks apart), and the vector unit's operands move on."""
 
 
 class LocalMemory(wiring.Component):

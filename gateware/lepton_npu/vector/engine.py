@@ -1,6 +1,6 @@
 """The vector engine: VECTOR commands on rows of the local memory."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import Out, connect, flipped
@@ -26,7 +26,8 @@ _IN_FLIGHT = 1 << (2 + VectorLane.latency + 1).bit_length()
 class VectorEngine(wiring.Component):
     """Runs VECTOR commands (docs/architecture.md, section 2), a group of ``lanes`` results each cycle.
 
-    A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle. A
+    A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle; b or c
+    that is the same rows as a (not packed) arrives with it. A
     command starts when the one before it has written its last row: with the 3 cycles of the memory that is 18
     (comparisons) to 35 (SIGMOID, TANH) cycles without a new group between two commands.
 
@@ -77,8 +78,16 @@ class VectorEngine(wiring.Component):
         with m.If(engine.done):
             m.d.sync += busy.eq(0)
 
-        # ---- Operands and the row of the result.
+        # ---- Operands and the row of the result. Where b or c is a, as in a square, a row is fetched once for both.
         operands, needed = {}, {}
+        same, shared = {}, {}
+        unpacked = (new.a_format == Format.F32) | (new.a_format == Format.I32)
+        for name in "bc":
+            same[name], shared[name] = Signal(name=f"same_{name}"), Signal(name=f"shared_{name}")
+            equal = Cat(new[f"a{field}"] == new[f"{name}{field}"] for field in ("", "_stride0", "_stride1")).all()
+            m.d.comb += same[name].eq(equal & unpacked)
+            with m.If(start):
+                m.d.sync += shared[name].eq(same[name])
         for name in "abc":
             fetch = m.submodules[f"fetch_{name}"] = operands[name] = OperandFetch(config)
             connect(m, flipped(getattr(self, name)), fetch.port)
@@ -86,7 +95,7 @@ class VectorEngine(wiring.Component):
             immediate = new[f"{name}_imm"] if name != "a" else 0
             need = needed[name] = Signal(name=f"need_{name}")
             uses = Signal(name=f"uses_{name}")
-            m.d.comb += uses.eq(Cat(new.op == op for op in ops).any() & ~immediate)
+            m.d.comb += uses.eq(Cat(new.op == op for op in ops).any() & ~immediate & ~same.get(name, Const(0, 1)))
             with m.If(start):
                 m.d.sync += need.eq(uses)
             m.d.comb += [fetch.start.eq(start & uses), fetch.loop.once.eq(1)]
@@ -186,8 +195,9 @@ class VectorEngine(wiring.Component):
         others = {}
         for name in "bc":
             first, second = (Signal(lanes * 32, name=f"{name}_group{n}", reset_less=True) for n in (1, 2))
-            with m.If(go & needed[name]):
-                m.d.sync += first.eq(operands[name].row.word_select(group if groups > 1 else 0, lanes * 32))
+            row = Mux(shared[name], operands["a"].row, operands[name].row)
+            with m.If(go):
+                m.d.sync += first.eq(row.word_select(group if groups > 1 else 0, lanes * 32))
             with m.If(first_valid):
                 for lane in range(lanes):
                     word = Mux(command[f"{name}_imm"], command[f"imm_{name}"], first.word_select(lane, 32))

@@ -23,6 +23,14 @@ ZERO = {
 }
 
 
+FIELDS = ("", "_stride0", "_stride1")
+
+
+def is_same(f: dict[str, int], name: str) -> bool:
+    """Whether operand b or c is the same rows as a, and comes with it."""
+    return Format(f["a_format"]).pack == 1 and all(f[f"a{field}"] == f[f"{name}{field}"] for field in FIELDS)
+
+
 def config_of(lanes: int) -> NpuConfig:
     return NpuConfig(side=4, lanes=lanes, vmem_rows=128, acc_rows=32, tiles=16, max_burst=16)
 
@@ -104,6 +112,10 @@ def test_random_commands(seed, lanes):
     formats = [(a, d) for a in Format for d in Format]
     ops = [VectorOp(number % len(VectorOp)) for number in range(len(formats) * (2 if lanes == 4 else 1))]
     commands = [random_command(rng, config, op, *formats[n % len(formats)]) for n, op in enumerate(ops)]
+    for f in commands:
+        for name in "bc":
+            if Format(f["a_format"]).pack == 1 and rng.random() < 0.6:
+                f.update({f"{name}{field}": f[f"a{field}"] for field in FIELDS})
 
     async def process(ctx):
         for index, f in enumerate(commands):
@@ -116,6 +128,9 @@ def test_random_commands(seed, lanes):
             target = rows.pop("dst")[:, :: Format(f["dst_format"]).pack]
             assert driver.writes == target.reshape(-1).tolist()
             for name in "abc":
+                if name != "a" and name in rows and is_same(f, name):
+                    del rows[name]
+                    driver.seen["shared"] += 1
                 assert set(driver.reads[name]) == set(rows[name].reshape(-1).tolist() if name in rows else ())
             if rng.random() < 0.2:
                 await driver.quiet(ctx, busy=False, cycles=int(rng.integers(1, 12)))
@@ -123,6 +138,7 @@ def test_random_commands(seed, lanes):
 
     simulate(driver.dut, process)
     assert driver.seen["stall"] > 100
+    assert lanes != 4 or driver.seen["shared"]
 
 
 def first_bad(config: NpuConfig, f: dict[str, int]) -> tuple[int, int]:
@@ -202,12 +218,16 @@ def test_out_of_range(seed, lanes):
 
 
 @pytest.mark.parametrize("lanes", [4, 2, 1])
-def test_throughput(lanes):
-    """On the real memory, operands in different banks: a row every ``side / lanes`` cycles, without a gap."""
+@pytest.mark.parametrize(("a", "b", "c"), [(4, 41, 2), (4, 4, 2), (5, 41, 5), (7, 7, 7)])
+def test_throughput(a, b, c, lanes):
+    """On the real memory: a row every ``side / lanes`` cycles, without a gap.
+
+    Operands are in different banks, or they are the same rows, which are read once.
+    """
     config = config_of(lanes)
     bench = VectorWithMemory(config)
     rows = 40
-    f = ZERO | {"a": 4, "b": 41, "c": 2, "dst": 84, "count0": rows}
+    f = ZERO | {"a": a, "b": b, "c": c, "dst": 84, "count0": rows}
     f |= {f"{name}_stride0": 1 for name in ("a", "b", "c", "dst")}
     written, data = [], []
 
@@ -232,7 +252,7 @@ def test_throughput(lanes):
             await ctx.tick()
 
     simulate(bench, process)
-    assert data == [(4 + n) * (41 + n) + 2 + n for n in range(rows)]
+    assert data == [(a + n) * (b + n) + c + n for n in range(rows)]
     assert np.diff(written).tolist() == [4 // lanes] * (rows - 1)
 
 
