@@ -168,8 +168,8 @@ def training_products(config: NpuConfig, batch: int = 64) -> list[Product]:
 def build_job(
     config: NpuConfig, products: list[Product], operands: dict[str, np.ndarray], *, repeat: int = 1
 ) -> tuple[Job, int]:
-    """A program that brings ``operands`` (float32, by name) into tiles at precision 8, runs ``products`` ``repeat`` times
-    and stores all accumulators; and the byte offset of these in the memory.
+    """A program that brings ``operands`` (float32, by name) into tiles at precision 8, runs ``products`` ``repeat``
+    times and stores all accumulators; and the byte offset of these in the memory.
 
     Raises
     ------

@@ -62,7 +62,15 @@ def _put(memory: NDArray[np.uint8], tail: int, records: bytes):
 
 
 class RtlBackend:
-    """The generated Verilog under Verilator, with a memory of ``latency`` cycles; built at first use, then cached."""
+    """The generated Verilog under Verilator, with a memory of ``latency`` cycles; built at first use, then cached.
+
+    Attributes
+    ----------
+    last_cycles : int
+        Clock cycles of the last `run`, from the doorbell's acceptance to the interrupt.
+    """
+
+    last_cycles = 0
 
     def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0, latency: int = 30):
         from lepton_sim.core import core_library
@@ -82,8 +90,10 @@ class RtlBackend:
         _put(self.memory, self._tail, records)
         self._tail += len(records) // RECORD_BYTES
         self._driver.doorbell(self._tail)
+        first = self._harness.cycle
         while not self._harness.run(_SLICE):
             pass
+        self.last_cycles = self._harness.cycle - first
         self._driver.acknowledge()
         self._driver.check()
 
@@ -96,11 +106,6 @@ class RtlBackend:
     def counters(self) -> dict[str, int]:
         """See `Backend`."""
         return self._driver.counters()
-
-    @property
-    def cycles(self) -> int:
-        """Simulated clock cycles."""
-        return self._harness.cycle
 
     def close(self):
         """See `Backend`."""

@@ -1,4 +1,7 @@
-"""``make sim``: classifies real digits on the RTL through its AXI ports, and compares the whole memory bit for bit."""
+"""``make sim``: classifies real digits on the RTL through its AXI ports, then trains the network on some, bit for bit.
+
+Under Verilator both jobs run, under Icarus the first one alone. All of the memory is compared with the simulator's.
+"""
 
 import argparse
 import os
@@ -25,11 +28,13 @@ from .data import digits, trained_mlp
 from .harness import Harness, Stalls
 from .harness.build import build_harness
 from .run import run_cocotb
+from .short_training import TrainingRun, short_training
 
 __all__ = ["Stages", "main", "make_job"]
 
 # Icarus simulates some thousand cycles a second, and the tiny core takes some ten thousand for a batch.
 DEFAULT_IMAGES = {"verilator": 64, "icarus": 2}
+TRAINING_IMAGES = 960
 DEFAULT_PRESET = {"verilator": "default", "icarus": "tiny"}
 ICARUS_CYCLES = 5_000_000
 CLOCK_NS = 10
@@ -154,6 +159,23 @@ def _cocotb_time(path: Path) -> tuple[int, float]:
     return round(sum(map(float, times)) / CLOCK_NS), seconds
 
 
+def run_training(options: argparse.Namespace, config: NpuConfig) -> TrainingRun:
+    """The second job."""
+    return short_training(config, images=options.train_images, precision=options.precision, seed=options.seed or 1)
+
+
+def training_rows(run: TrainingRun) -> list[tuple[str, str]]:
+    """Its rows of the table."""
+    return [
+        ("training on the RTL", f"{run.steps} steps of {run.batch} images, Adam"),
+        ("loss, first and last quarter", f"{run.loss[0]:.4f}, {run.loss[1]:.4f}"),
+        ("accuracy on 256 test images", f"{run.accuracy[0]:.4f} before, {run.accuracy[1]:.4f} after"),
+        ("mismatching words", f"{run.mismatching} of {run.words}"),
+        ("cycles a step", f"{run.cycles:,.0f}"),
+        ("simulated cycles/s", f"{run.cycles * run.steps / run.seconds:,.0f}"),
+    ]
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lepton_sim.main_job", description=__doc__)
     parser.add_argument("--sim", choices=sorted(DEFAULT_IMAGES), default="verilator")
@@ -161,12 +183,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="choose images, and stalls of the memory (default: the first, none)")
     parser.add_argument("--images", type=int, help="images to classify, at most 256 (default: 64; 2 for Icarus)")
     parser.add_argument("--precision", type=int, choices=(8, 16, 32), default=8)
+    parser.add_argument("--train-images", type=int, default=TRAINING_IMAGES, help="images to train on; 0: none")
     parser.add_argument("--waves", action="store_true", help="record waveforms")
     options = parser.parse_args(arguments)
     options.preset = options.preset or DEFAULT_PRESET[options.sim]
     options.images = DEFAULT_IMAGES[options.sim] if options.images is None else options.images
     if not 1 <= options.images <= len(digits().test_images):
         parser.error(f"--images must be from 1 to {len(digits().test_images)}, not {options.images}")
+    if not 0 <= options.train_images <= len(digits().train_images):
+        parser.error(f"--train-images must be from 0 to {len(digits().train_images)}, not {options.train_images}")
     try:
         options.config = preset(options.preset)
     except ValueError as error:
@@ -210,13 +235,23 @@ def main(arguments: list[str] | None = None) -> int:
         rows.append(("array utilisation", f"{run.array_rows / run.cycles:.1%}"))
     if run.seconds:
         rows.append(("simulated cycles/s", f"{run.cycles / run.seconds:,.0f}"))
+    trained = None
+    if options.sim == "verilator" and options.train_images and not run.failure:
+        try:
+            with stages.time("train (simulator and RTL)"):
+                trained = run_training(options, config)
+        except ValueError as error:
+            rows.append(("training", f"not on this preset: {error}"))
+    if trained is not None:
+        rows += training_rows(trained)
     rows += [(f"seconds: {name}", f"{seconds:.2f}") for name, seconds in stages.seconds.items()]
-    table = Table(show_header=False, title="Digits on the RTL, against the instruction-set simulator")
+    table = Table(show_header=False, title="Digits on the RTL, bit for bit against the instruction-set simulator")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    if run.failure:
-        console.print("FAILED:", run.failure, style="red", markup=False, soft_wrap=True)
+    failure = run.failure or (trained.failure if trained else "")
+    if failure:
+        console.print("FAILED:", failure, style="red", markup=False, soft_wrap=True)
         return 1
     return 0
 

@@ -6,6 +6,7 @@ every epoch both must hold the same words.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -76,7 +77,7 @@ def first_parameters(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Glorot uniform weights (X. Glorot, Y. Bengio, AISTATS 2010; Keras's default), and biases of 0."""
     rng = np.random.default_rng([seed, 0])
     layers = []
-    for inputs, outputs in zip(SIZES, SIZES[1:]):
+    for inputs, outputs in itertools.pairwise(SIZES):
         limit = np.sqrt(6 / (inputs + outputs))
         weights = rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)
         layers.append((weights, np.zeros(outputs, np.float32)))
@@ -204,19 +205,9 @@ def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Co
             if twin is not None:
                 _compare(session.raw_state(), twin.result()[0], number)
             tested = session.evaluate(test, data.y_test)
-            epochs.append(
-                Epoch(
-                    number,
-                    total.loss,
-                    total.accuracy,
-                    tested.loss,
-                    tested.accuracy,
-                    session.step - first_step,
-                    seconds,
-                    losses,
-                    {name: after[name] - before[name] for name in after},
-                )  # fmt: skip
-            )
+            spent = {name: after[name] - before[name] for name in after}
+            figures = (total.loss, total.accuracy, tested.loss, tested.accuracy)
+            epochs.append(Epoch(number, *figures, session.step - first_step, seconds, losses, spent))
             folder.save(session, epochs)
             same = ", every word as in the simulator" if twin is not None else ""
             progress.console.print(

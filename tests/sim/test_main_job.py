@@ -1,5 +1,6 @@
 """The main job without the RTL: its figures, its exit status, and what it says about a mismatch."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -8,6 +9,9 @@ from lepton_npu.spec.config import PRESETS
 from lepton_sim import main_job
 from lepton_sim.data import digits
 from lepton_sim.main_job import RtlRun, _cocotb_time, main, make_job
+from lepton_sim.short_training import TrainingRun, compare_memories
+
+TRAINED = TrainingRun(960, 32, 30, (1.9, 0.8), (0.1, 0.8), 0, 4096, "", 40_000.0, 6.0)
 
 
 def _run(monkeypatch, capsys, arguments, failure="", mismatching=0):
@@ -19,6 +23,7 @@ def _run(monkeypatch, capsys, arguments, failure="", mismatching=0):
         return RtlRun(mismatching, failure, cycles=1000, array_rows=250, seconds=0.5)
 
     monkeypatch.setattr(main_job, "run_rtl", rtl)
+    monkeypatch.setattr(main_job, "run_training", lambda options, config: TRAINED)
     status = main(arguments)
     return status, re.sub(r"[│\s]+", " ", capsys.readouterr().out), seen[0]
 
@@ -43,6 +48,28 @@ def test_mismatch_fails_and_names_address_and_values(monkeypatch, capsys):
     assert status == 1
     assert f"first difference {found[0]}" in text
     assert f"mismatching words 1 of {job.memory.size // 4}" in text
+
+
+def test_training_is_reported(monkeypatch, capsys):
+    status, text, _ = _run(monkeypatch, capsys, [])
+    assert status == 0
+    for expected in ("30 steps of 32 images", "1.9000, 0.8000", "0.1000 before, 0.8000 after", "0 of 4096", "40,000"):
+        assert expected in text
+
+
+def test_mismatch_of_training_fails(monkeypatch, capsys):
+    expected = [("memory", np.arange(8, dtype=np.uint32)), ("state", np.zeros((2, 2), np.uint32))]
+    found = [(name, words.copy()) for name, words in expected]
+    assert compare_memories(found, expected) == (0, 12, "")
+    found[0][1][5] ^= 0x80
+    found[1][1][1, 1] = 7
+    wrong, words, failure = compare_memories(found, expected)
+    assert (wrong, words) == (2, 12)
+    assert failure == "memory 0x00000014: expected 0x00000005, found 0x00000085"
+    monkeypatch.setattr("tests.sim.test_main_job.TRAINED", dataclasses.replace(TRAINED, mismatching=2, failure=failure))
+    status, text, _ = _run(monkeypatch, capsys, [])
+    assert status == 1
+    assert failure in text
 
 
 def test_cocotb_times_are_read(tmp_path):

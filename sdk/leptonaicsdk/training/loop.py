@@ -1,5 +1,6 @@
 """A loop body whose iterations overlap: the semaphores that order it, and the credits that it starts with."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def loop_body(config: NpuConfig, emit: Callable[[Schedule], None]) -> LoopBody:
     if any(start != i * size for i, start in enumerate(starts)):
         raise ValueError("emit must add the same commands every time")
     records = program.records()
-    parts = [records[a * RECORD_BYTES : b * RECORD_BYTES] for a, b in zip(starts, starts[1:])]
+    parts = [records[a * RECORD_BYTES : b * RECORD_BYTES] for a, b in itertools.pairwise(starts)]
     steady = _UNROLLED // 2
     # Posts of an iteration are complete once the next ones have been added.
     if not parts[steady - 1] == parts[steady] == parts[steady + 1]:

@@ -1,0 +1,130 @@
+"""Cycles of training and inference of the headline network, whole programs on the core, by its own counters."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_sim.core import core_library
+from lepton_sim.data import digits
+from lepton_sim.harness import Harness
+from leptonaicsdk.backend import RtlBackend
+from leptonaicsdk.driver import Driver
+from leptonaicsdk.network import Activation, Adam, Dense, Loss, Network, Optimizer
+from leptonaicsdk.program import Program
+from leptonaicsdk.schedule import Region, Schedule
+from leptonaicsdk.session import Session
+from leptonaicsdk.training.emitter import Emitter, View
+from leptonaicsdk.training.update import update
+
+__all__ = ["StepCycles", "adam_cycles", "batch_inference", "headline_session", "single_image", "training_step_cycles"]
+
+SIZES = (784, 64, 10)
+LATENCY = 30
+
+
+@dataclass(frozen=True)
+class StepCycles:
+    """Cycles of one step, and of them those in which each engine was busy."""
+
+    cycles: float
+    busy: dict[str, float]
+
+
+def headline_session(config: NpuConfig, batch: int, optimizer: Optimizer) -> Session:
+    """784-64-10 on the RTL, behind a memory of 30 cycles' latency that never stalls."""
+    network = Network(SIZES[0], (Dense(SIZES[1], Activation.RELU), Dense(SIZES[2], Activation.SOFTMAX)))
+    backend = RtlBackend(config, 1 << 25, latency=LATENCY)
+    session = Session(
+        backend,
+        network,
+        loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
+        optimizer=optimizer,
+        batch=batch,
+        input_scale=1 / 255,
+    )
+    rng = np.random.default_rng(1)
+    session.parameters = [
+        (rng.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
+        for i, o in itertools.pairwise(SIZES)
+    ]
+    return session
+
+
+def _difference(session: Session, few: int, many: int, run) -> StepCycles:
+    """Cycles of a step in the steady state: what ``many`` steps take more than ``few``."""
+    totals = []
+    for steps in (few, many):
+        before = session.counters
+        run(steps)
+        after = session.counters
+        totals.append({name: after[name] - before[name] for name in after})
+    each = {name: (totals[1][name] - totals[0][name]) / (many - few) for name in totals[0]}
+    busy = {name.removesuffix("_BUSY"): value for name, value in each.items() if name.endswith("_BUSY")}
+    return StepCycles(each["CYCLES"], busy)
+
+
+def training_step_cycles(config: NpuConfig, batch: int, optimizer: Optimizer) -> StepCycles:
+    """One training step, everything included: samples, forward, loss, gradients, update, requantising, results.
+
+    Sixteen more steps are measured, of which the sums of the losses (8 bytes a sample, added up on the core when a call
+    ends) are a part as well.
+    """
+    session = headline_session(config, batch, optimizer)
+    data = digits()
+    images = np.resize(data.train_images, (20 * batch, SIZES[0]))
+    labels = np.resize(data.train_labels, 20 * batch)
+    done = _difference(session, 4, 20, lambda steps: session.train(images[: steps * batch], labels[: steps * batch]))
+    session.backend.close()
+    return done
+
+
+def batch_inference(config: NpuConfig, batch: int = 128) -> StepCycles:
+    """Forward pass and store of the probabilities, an image, in batches of 128."""
+    session = headline_session(config, batch, Adam())
+    images = np.resize(digits().train_images, (20 * batch, SIZES[0]))
+    done = _difference(session, 4, 20, lambda steps: session.predict(images[: steps * batch]))
+    session.backend.close()
+    return StepCycles(done.cycles / batch, {name: value / batch for name, value in done.busy.items()})
+
+
+def single_image(config: NpuConfig) -> float:
+    """One image from memory to its probabilities in memory, weights on the chip: from the doorbell to the interrupt."""
+    session = headline_session(config, 32, Adam())
+    image = digits().test_images[:1]
+    session.predict(image)
+    backend = session.backend
+    assert isinstance(backend, RtlBackend)
+    session.predict(image)
+    cycles = backend.last_cycles
+    backend.close()
+    return cycles
+
+
+def adam_cycles(config: NpuConfig, rows: int = 832) -> float:
+    """Cycles for each 16 parameters of Adam's commands on a chunk of ``rows`` local rows, with nothing else running."""
+    schedule = Schedule(config)
+    emitter = Emitter(config, schedule)
+    slots = [Region("vector memory", number * rows, rows) for number in range(3)]
+
+    class _Buffers:
+        work = Region("vector memory", 3 * rows, rows)
+
+        class persistent:
+            rate = Region("vector memory", 4 * rows, 1)
+
+    gradient = View((Region("sums", ACC_SPACE, rows),), ACC_SPACE)
+    update(emitter, _Buffers, Adam(), slots, rows, gradient)  # type: ignore[arg-type]
+    program: Program = schedule.program
+    program.irq(1)
+    with Harness(core_library(config), 1 << 16) as harness:
+        records = program.records()
+        harness.memory[: len(records)] = np.frombuffer(records, np.uint8)
+        driver = Driver(harness)
+        driver.start(0, 4)
+        driver.clear_counters()
+        driver.doorbell(len(program))
+        assert harness.run(1_000_000)
+        driver.check()
+        busy = driver.counters()["VECTOR_BUSY"]
+    return busy / rows * 16 / config.side
