@@ -1,4 +1,4 @@
-"""``make bench``: utilisation of the array, cycles of the headline network's products, inference, simulated speed.
+"""``make bench``: utilisation of the array, cycles of the headline network's products, training and inference, speed.
 
 All cycles are the core's own counters or the simulation's clock; only the last rows have to do with this machine.
 Results go to the terminal, to ``build/bench/results.json`` and to ``build/bench/results.md``.
@@ -16,9 +16,11 @@ from lepton_sim.core import core_library, preset, run_job
 from lepton_sim.data import digits
 from lepton_sim.harness import Harness
 from lepton_sim.main_job import make_job
+from leptonaicsdk.network import Adam
 from rich.console import Console
 from rich.table import Table
 
+from .training import adam_cycles, batch_inference, single_image, training_step_cycles
 from .utilisation import measure, square_product, training_products
 
 __all__ = ["main"]
@@ -26,6 +28,7 @@ __all__ = ["main"]
 BUILD = Path(__file__).resolve().parents[1] / "build" / "bench"
 UTILISATION_GOAL = 0.996
 TRAINING_GOAL = 26_100
+STEP_GOAL, ADAM_GOAL, BATCH_GOAL, SINGLE_GOAL = 77_000, 10, 260, 3_500
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,24 @@ def speed_rows(config: NpuConfig) -> list[Row]:
     ]
 
 
+def training_rows() -> list[Row]:
+    """Whole training steps and inference of the headline network with its state on the chip (preset ``train``)."""
+    config, rows = preset("train"), []
+    for batch, goal in ((32, None), (128, STEP_GOAL)):
+        done = training_step_cycles(config, batch, Adam())
+        busy = ", ".join(f"{name} {cycles:,.0f}" for name, cycles in done.busy.items())
+        what = f"training step of 784-64-10 with Adam, batch {batch}, everything included"
+        met = None if goal is None else done.cycles <= goal
+        rows.append(Row(what, done.cycles, f"{done.cycles:,.0f} cycles ({busy})", f"<= {goal}" if goal else "", met))
+    for what, value, goal in (
+        ("Adam, for each 16 parameters", adam_cycles(config), ADAM_GOAL),
+        ("inference of 784-64-10, batches of 128, an image", batch_inference(config).cycles, BATCH_GOAL),
+        ("inference of one image, weights on the chip", single_image(config), SINGLE_GOAL),
+    ):
+        rows.append(Row(what, value, f"{value:,.1f} cycles", f"<= {goal}", value <= goal))
+    return rows
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of ``make bench``; returns 1 if a goal is missed."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
@@ -104,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         if config.side >= 16:
             rows += [training_row(config), *speed_rows(config)]
         rows += inference_rows(config)
+        rows += training_rows()
 
     table = Table("figure", "measured", "goal", title=f"Lepton NPU, preset {options.preset}")
     lines = ["| figure | measured | goal |", "| --- | --- | --- |"]

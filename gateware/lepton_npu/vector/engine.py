@@ -27,8 +27,9 @@ class VectorEngine(wiring.Component):
     """Runs VECTOR commands (docs/architecture.md, section 2), a group of ``lanes`` results each cycle.
 
     A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle; b or
-    c that is the same rows as a (not packed) arrives with it. A command starts when the one before it has written its last row: with the 3 cycles of the memory that is 18
-    (comparisons) to 35 (SIGMOID, TANH) cycles without a new group between two commands.
+    c that is the same rows as a (not packed) arrives with it. A command starts when the one before it has written its
+    last row: with the 3 cycles of the memory that is 18 (comparisons) to 35 (sigmoid, tanh) cycles without a new group
+    between two commands.
 
     Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row,
     with the exact row as a 64-bit two's complement number. The results of earlier steps are written, nothing else is.
