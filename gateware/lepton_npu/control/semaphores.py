@@ -15,10 +15,10 @@ __all__ = ["SemaphoreFile"]
 class SemaphoreFile(wiring.Component):
     """16 counters, 0 at reset: takes and posts of all engines in every cycle.
 
-    A take is granted when every semaphore of its mask is at least 1 and no engine before it (in the order of `Engine`)
-    takes one of them in the same cycle, so that no count falls below 0 even in a program in which two engines wait on
-    one. Counts change a cycle after. A post beyond `SEMAPHORE_MAX` gives ``overflow`` a cycle later, for one cycle,
-    with the engine and the command.
+    A take is granted when every semaphore of its mask is at least 1 and those of no engine before it (in the order of
+    `Engine`) that wants one of them as well are, so that no count falls below 0 even in a program in which two engines
+    wait on one. Counts change a cycle after. A post beyond `SEMAPHORE_MAX` gives ``overflow`` a cycle later, for one
+    cycle, with the engine and the command.
 
     Members
     -------
@@ -47,11 +47,15 @@ class SemaphoreFile(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         present = Signal(SEMAPHORES)  # counts that are not 0
+        there = Signal(len(Engine))
         for engine in Engine:
             mask = self.masks[engine]
-            taken_before = [self.grants[e] & (mask & self.masks[e]).any() for e in Engine if e < engine]
-            there = self.requests[engine] & ((mask & ~present) == 0)
-            m.d.comb += self.grants[engine].eq(there & ~Cat(taken_before).any())
+            # Of the ones before those that are there, not those that are granted: no chain through all engines.
+            before = [there[e] & (mask & self.masks[e]).any() for e in Engine if e < engine]
+            m.d.comb += [
+                there[engine].eq(self.requests[engine] & ((mask & ~present) == 0)),
+                self.grants[engine].eq(there[engine] & ~Cat(before).any()),
+            ]
 
         over = Signal(SEMAPHORES)
         for number in range(SEMAPHORES):

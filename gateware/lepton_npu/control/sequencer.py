@@ -20,7 +20,8 @@ __all__ = ["Sequencer"]
 
 
 class Sequencer(wiring.Component):
-    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself, and stops at the first fault.
+    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself (REPEAT in 4), and stops at the
+    first fault.
 
     Address registers are read and added when a command is checked, so commands in queues have their addresses.
 
@@ -106,11 +107,12 @@ class Sequencer(wiring.Component):
         record = Signal(record_layout(), reset_less=True)
         cause = Signal(decode.cause.shape(), reset_less=True)
         queues_idle, control_requests, control_acts, failed = Signal(), Signal(), Signal(), Signal()
-        good, is_control, is_fence, is_address, is_repeat = (Signal() for _ in range(5))
-        fence_may_act = Signal()
+        good, good_control, is_address, is_repeat, may_act = (Signal() for _ in range(5))
         address = Signal(ADDRESS_BITS, reset_less=True)
         record_cause, misaligned = Signal.like(decode.cause), Signal()
         control = Engine.CONTROL
+        reads_fence = (decode.opcode == Opcode.FENCE) | (decode.opcode == Opcode.IRQ)
+        reads_repeat = decode.opcode == Opcode.REPEAT
         m.d.comb += [
             decode.record.eq(record.bits),
             decode.index.eq(record.index),
@@ -123,13 +125,14 @@ class Sequencer(wiring.Component):
         ]
         with m.If(record.error):
             m.d.comb += record_cause.eq(FaultCause.BUS_FETCH)
-        with m.Elif((decode.cause == FaultCause.NONE) & (decode.opcode == Opcode.REPEAT)):
+        with m.Elif((decode.cause == FaultCause.NONE) & reads_repeat):
             with m.If(record.body):
                 m.d.comb += record_cause.eq(FaultCause.NESTED_REPEAT)
             with m.Elif(misaligned):
                 m.d.comb += record_cause.eq(FaultCause.MISALIGNED)
-        # No queue is filled while a fence waits, so what was idle in the cycle before still is.
-        m.d.sync += fence_may_act.eq(queues_idle)
+        # No queue is filled while a fence waits, so what was idle in the cycle before still is; a jump that was ready
+        # stays so.
+        m.d.sync += may_act.eq((queues_idle | ~reads_fence) & ((fetch.hold & fetch.jump.ready) | ~reads_repeat))
         dispatching = Signal()
         with m.FSM() as states:
             with m.State("TAKE"):
@@ -142,10 +145,9 @@ class Sequencer(wiring.Component):
                     cause.eq(record_cause),
                     good.eq(record_cause == FaultCause.NONE),
                     address.eq(addresses.sum),
-                    is_control.eq(decode.engine == control),
-                    is_fence.eq((decode.opcode == Opcode.FENCE) | (decode.opcode == Opcode.IRQ)),
+                    good_control.eq((record_cause == FaultCause.NONE) & (decode.engine == control)),
                     is_address.eq(decode.opcode == Opcode.ADDRESS),
-                    is_repeat.eq(decode.opcode == Opcode.REPEAT),
+                    is_repeat.eq(reads_repeat),
                 ]
                 m.next = "DISPATCH"
             with m.State("DISPATCH"):
@@ -153,9 +155,7 @@ class Sequencer(wiring.Component):
                     failed.eq(~good),
                     dispatching.eq(good & ~halt),
                     fetch.hold.eq(is_repeat),
-                    control_requests.eq(
-                        good & is_control & ~halt & (fence_may_act | ~is_fence) & (fetch.jump.ready | ~is_repeat)
-                    ),
+                    control_requests.eq(good_control & may_act & ~halt),
                 ]
                 with m.If(self.dispatched):
                     m.next = "TAKE"

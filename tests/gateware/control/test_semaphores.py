@@ -32,8 +32,9 @@ class SemaphoreDriver:
             ctx.set(post.valid, engine in posts)
             ctx.set(post.mask, posts.get(engine, rng.getrandbits(SEMAPHORES)))
             ctx.set(post.index, index)
-            if asks and not requests[engine] & ~(present & ~claimed):
-                granted.add(engine)
+            if asks and not requests[engine] & ~present:
+                if not requests[engine] & claimed:
+                    granted.add(engine)
                 claimed |= requests[engine]
         takes = {engine for engine in granted if rng.random() < take}
         for engine in Engine:
@@ -111,6 +112,21 @@ def test_one_that_cannot_go_takes_nothing():
     async def process(ctx):
         await driver.cycle(ctx, {}, {Engine.LOAD: 0b01})
         assert await driver.cycle(ctx, {Engine.LOAD: 0b11, Engine.VECTOR: 0b01}, {}) == {Engine.VECTOR}
+
+    driver.run(process)
+
+
+def test_three_in_a_row():
+    """One that yields to an earlier one is yielded to all the same; it goes in the next cycle."""
+    driver = SemaphoreDriver(random.Random(0))
+    requests = {Engine.LOAD: 0b01, Engine.QUANT: 0b11, Engine.VECTOR: 0b10}
+
+    async def process(ctx):
+        await driver.cycle(ctx, {}, {Engine.LOAD: 0b11})
+        assert await driver.cycle(ctx, requests, {}) == {Engine.LOAD}
+        del requests[Engine.LOAD]
+        assert await driver.cycle(ctx, requests, {}) == {Engine.VECTOR}
+        assert not any(driver.counts)
 
     driver.run(process)
 
