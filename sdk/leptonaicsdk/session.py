@@ -21,6 +21,7 @@ from .training.programs import (
     Strides,
     first_tiles,
     inference_buffers,
+    inference_once,
     inference_step,
     loss_sum,
     training_buffers,
@@ -115,6 +116,7 @@ class Session:
         self._slots = slots_of(optimizer)
         self._persistent = self._choose(precision_of(precision), home)
         self._programs: dict[tuple, Looped] = {}
+        self._once: dict[tuple, Program] = {}
         self._placed: dict[bytes, int] = {}
         self._addresses: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # packing records takes time
         self._code = _align(RECORD_BYTES << RING_LOG2)
@@ -348,6 +350,15 @@ class Session:
             )  # fmt: skip
         return self._programs[key]
 
+    def _once_program(self, batch: int, bytes_in: bool) -> Program:
+        key = ("once", batch, bytes_in)
+        if key not in self._once:
+            self._once[key] = inference_once(
+                self._persistent, batch, self._strides(bytes_in, outputs=True), bytes_in=bytes_in,
+                scale=self.input_scale, clip=self.clip,
+            )  # fmt: skip
+        return self._once[key]
+
     def _loss_sum(self) -> Looped:
         if ("sum",) not in self._programs:
             self._programs[("sum",)] = loss_sum(self._persistent, self.loss)
@@ -383,8 +394,11 @@ class Session:
         for first, batches, batch in self._pieces(len(x), self.inference_batch, strides):
             part = x[first : first + batches * batch]
             end = self._put_samples(self._data, part, strides.sample, batch)
-            looped = self._infer_program(batch, bytes_in, None)
-            self._launch({IMAGE: self._code_end}, looped=[(looped, batches, {INPUT: self._data, RESULT: end})])
+            registers = {IMAGE: self._code_end, INPUT: self._data, RESULT: end}
+            if batches == 1:
+                self._launch(registers, [self._once_program(batch, bytes_in)])
+            else:
+                self._launch({}, looped=[(self._infer_program(batch, bytes_in, None), batches, registers)])
             size = len(part) * strides.result
             rows = self._view(end, size).copy().view(np.float32).reshape(len(part), -1)
             parts.append(rows[:, :units].copy())

@@ -160,9 +160,9 @@ class Buffers:
 
 
 def choose_buffers(
-    persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int
+    persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int, least: int = 4
 ) -> Buffers:
-    """The buffers with the fewest chunks, of four or more, that fit.
+    """The buffers with the fewest chunks, of ``least`` or more, that fit.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def choose_buffers(
     """
     refusal: ValueError | None = None
     previous = None
-    for count in _CHUNK_COUNTS:
+    for count in (count for count in _CHUNK_COUNTS if count >= least):
         chunks = chunks_of(persistent.layers[0].inputs, persistent.config.side, count, 4 if bytes_in else 1)
         if chunks == previous:
             continue

@@ -27,6 +27,7 @@ __all__ = [
     "Strides",
     "first_tiles",
     "inference_buffers",
+    "inference_once",
     "inference_step",
     "loss_sum",
     "training_buffers",
@@ -34,6 +35,7 @@ __all__ = [
     "transfer",
 ]
 
+_FINE = 12  # chunks of a batch that is on its own: the first product waits for the first one only
 SUM_ROWS = 64
 """Local rows of results that one iteration of `loss_sum` adds up."""
 _ROW_WORDS = 4096  # of a transfer's row: long bursts, and few rows
@@ -99,6 +101,21 @@ class _Batch:
         if index + 2 < len(chunks):
             forward.load_samples(chunks[index + 2])
 
+    def finish(self, forward: Forward):
+        """What comes behind the first layer's products, and the store of the outputs."""
+        last = self.persistent.layers[-1]
+        forward.activate(0)
+        if last.index:
+            forward.quantise_outputs(0)
+            forward.layers(1)
+        if self.persistent.network.layers[-1].activation == Activation.SOFTMAX:
+            forward.softmax()
+        outputs = self.buffers.outputs[-1]
+        forward.emitter.store(
+            [outputs], register=RESULT, address=0, stride=self.strides.result, rows=self.buffers.batch,
+            words=last.units, local=outputs.start, local_stride=last.n_tiles,
+        )  # fmt: skip
+
     def advance(self, e: Emitter, *, targets: bool, rate: bool, result: bool):
         batch, strides = self.buffers.batch, self.strides
         e.advance(INPUT, batch * strides.sample)
@@ -116,12 +133,16 @@ def training_buffers(persistent: Persistent, batch: int, loss: Loss, *, bytes_in
     return choose_buffers(persistent, batch, bytes_in=bytes_in, training=True, labels=labels, scratch=4)
 
 
-def inference_buffers(persistent: Persistent, batch: int, loss: Loss | None, *, bytes_in: bool) -> Buffers:
+def inference_buffers(
+    persistent: Persistent, batch: int, loss: Loss | None, *, bytes_in: bool, least: int = 4
+) -> Buffers:
     """Buffers of `inference_step`; ValueError if they do not fit."""
     labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
     scratch = 4 if loss or softmax else 0
-    return choose_buffers(persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=scratch)
+    return choose_buffers(
+        persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=scratch, least=least
+    )
 
 
 def training_step(
@@ -189,7 +210,6 @@ def inference_step(
 ) -> Looped:  # fmt: skip
     """Forward pass of a batch. With a loss, each sample's result is that of `Targets.report`, else its outputs."""
     labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
-    softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
     buffers = inference_buffers(persistent, batch, loss, bytes_in=bytes_in)
     work = _Batch(persistent, buffers, strides, scale, clip)
     last = persistent.layers[-1]
@@ -205,24 +225,39 @@ def inference_step(
         for chunk in buffers.chunks[0]:
             forward.products(0, chunk)
             work.next_samples(forward, chunk.index)
-        forward.activate(0)
-        if last.index:
-            forward.quantise_outputs(0)
-            forward.layers(1)
-        greatest = forward.softmax() if softmax else None
-        if targets is not None:
-            targets.difference(greatest if labels else None)
-            targets.report()
+        if targets is None:
+            work.finish(forward)
         else:
-            outputs = buffers.outputs[-1]
-            e.store(
-                [outputs], register=RESULT, address=0, stride=strides.result, rows=batch, words=last.units,
-                local=outputs.start, local_stride=last.n_tiles,
-            )  # fmt: skip
+            forward.activate(0)
+            if last.index:
+                forward.quantise_outputs(0)
+                forward.layers(1)
+            targets.difference(forward.softmax() if labels else None)
+            targets.report()
         work.advance(e, targets=targets is not None, rate=False, result=True)
 
     before = _straight(persistent.config, work.first_samples)
     return Looped(before, loop_body(persistent.config, emit), Program(persistent.config), buffers)
+
+
+def inference_once(
+    persistent: Persistent, batch: int, strides: Strides, *, bytes_in: bool, scale: float = 1.0,
+    clip: tuple[float, float] | None = None,
+) -> Program:  # fmt: skip
+    """Forward pass of one batch, as soon as possible: each chunk of its samples is multiplied when it has come."""
+    buffers = inference_buffers(persistent, batch, None, bytes_in=bytes_in, least=_FINE)
+    work = _Batch(persistent, buffers, strides, scale, clip)
+
+    def emit(e: Emitter):
+        forward = work.forward(e)
+        chunks = buffers.chunks[0]
+        work.begin_next(forward)
+        for chunk in chunks:
+            work.next_samples(forward, chunk.index)
+            forward.products(0, chunk)
+        work.finish(forward)
+
+    return _straight(persistent.config, emit)
 
 
 def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
