@@ -3,7 +3,12 @@
 import os
 import shutil
 
+import hypothesis
 import pytest
+
+# A machine under load is slow, and no test is about time.
+hypothesis.settings.register_profile("lepton", deadline=None)
+hypothesis.settings.load_profile("lepton")
 
 
 def seed_from_environment() -> int:
