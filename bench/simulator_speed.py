@@ -13,10 +13,10 @@ import numpy as np
 from lepton_npu.spec.commands import Opcode, VectorOp
 from lepton_npu.spec.config import NpuConfig
 from lepton_sim.core import preset
-from lepton_sim.mnist import SIZES, Run, first_parameters
+from lepton_sim.mnist import NETWORK, Run, headline_session
 from lepton_verif.model.iss import Iss
 from leptonaicsdk.backend import RING_LOG2, ModelBackend
-from leptonaicsdk.network import Activation, Adam, Dense, Loss, Network
+from leptonaicsdk.network import Adam
 from leptonaicsdk.session import Metrics, Session
 from numpy.typing import NDArray
 from rich.console import Console
@@ -41,10 +41,10 @@ def synthetic_digits(rng: np.random.Generator, count: int) -> tuple[NDArray[np.u
     distance = np.hypot(row - 13.5, col - 13.5)
     chance = np.where(distance < 16, 0.6 * np.exp(-((distance / 6) ** 2)), 0)
     images = np.where(rng.random((count, 28, 28)) < chance, rng.integers(1, 256, (count, 28, 28)), 0).astype(np.uint8)
-    labels = rng.integers(0, SIZES[-1], count)
-    for label in range(SIZES[-1]):
+    labels = rng.integers(0, NETWORK.sizes[-1], count)
+    for label in range(NETWORK.sizes[-1]):
         images[labels == label, 4 + 2 * label : 6 + 2 * label, 8:20] |= np.uint8(64)
-    return images.reshape(count, SIZES[0]), labels
+    return images.reshape(count, NETWORK.inputs), labels
 
 
 class TimedBackend(ModelBackend):
@@ -98,13 +98,7 @@ def _kind(opcode: Opcode, f: dict[str, int]) -> str:
 
 def new_session(backend: TimedBackend, *, seed: int, precision: int) -> Session:
     """The network with its first parameters."""
-    network = Network(SIZES[0], (Dense(SIZES[1], Activation.RELU), Dense(SIZES[2], Activation.SOFTMAX)))
-    session = Session(
-        backend, network, loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY, optimizer=Adam(), batch=Run.batch,
-        precision=precision, input_scale=1 / 255,
-    )  # fmt: skip
-    session.parameters = first_parameters(seed)
-    return session
+    return headline_session(backend, optimizer=Adam(), batch=Run.batch, precision=precision, seed=seed)
 
 
 def _train(session: Session, rng: np.random.Generator, steps: int) -> Iterator[tuple[Metrics, float]]:

@@ -5,32 +5,38 @@ files, it first cuts the sample, ``digits.npz``, out of them.
 """
 
 import argparse
-import gzip
 import sys
 from pathlib import Path
 
 import numpy as np
 from lepton_sim.data import DIGITS, WEIGHTS, digits
 from lepton_verif.model import equations as eq
+from leptonaicsdk.datasets import DatasetError, read
 
 TRAIN, TEST = 2000, 256
 SIZES = (784, 64, 10)
 EPOCHS, BATCH, RATE, SEED = 20, 32, 1e-3, 1
 
 
-def _idx(path: Path, header: int) -> np.ndarray:
-    """Bytes of a gzipped IDX file behind its header."""
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
-
-
 def cut_sample(folder: Path):
-    """Write the sample from the IDX files in ``folder``."""
-    parts = {}
-    for name, prefix, count in (("train", "train", TRAIN), ("test", "t10k", TEST)):
-        images = _idx(folder / f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, SIZES[0])
-        parts[f"{name}_images"] = images[:count]
-        parts[f"{name}_labels"] = _idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 8)[:count]
-    np.savez_compressed(DIGITS, **parts)
+    """Write the sample from MNIST in ``folder``.
+
+    Raises
+    ------
+    DatasetError
+        If it is not there.
+    """
+    data = read(folder)
+    if data is None:
+        raise DatasetError(f"{folder} must hold MNIST")
+    images, tests = (x.reshape(-1, SIZES[0]) for x in (data.x_train, data.x_test))
+    np.savez_compressed(
+        DIGITS,
+        train_images=images[:TRAIN],
+        train_labels=data.y_train[:TRAIN],
+        test_images=tests[:TEST],
+        test_labels=data.y_test[:TEST],
+    )
 
 
 def train() -> list[eq.Dense]:

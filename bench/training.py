@@ -1,6 +1,5 @@
 """Cycles of training and inference of the headline network, whole programs on the core, by its own counters."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,18 +7,18 @@ from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 from lepton_sim.core import core_library
 from lepton_sim.data import digits
 from lepton_sim.harness import Harness
+from lepton_sim.mnist import NETWORK, headline_session
 from leptonaicsdk.backend import RtlBackend
 from leptonaicsdk.driver import Driver
-from leptonaicsdk.network import Activation, Adam, Dense, Loss, Network, Optimizer
+from leptonaicsdk.network import Adam, Optimizer
 from leptonaicsdk.program import Program
 from leptonaicsdk.schedule import Region, Schedule
 from leptonaicsdk.session import Session
 from leptonaicsdk.training.emitter import Emitter, View
 from leptonaicsdk.training.update import update
 
-__all__ = ["StepCycles", "adam_cycles", "batch_inference", "headline_session", "single_image", "training_step_cycles"]
+__all__ = ["StepCycles", "adam_cycles", "batch_inference", "single_image", "training_step_cycles"]
 
-SIZES = (784, 64, 10)
 LATENCY = 30
 
 
@@ -31,24 +30,9 @@ class StepCycles:
     busy: dict[str, float]
 
 
-def headline_session(config: NpuConfig, batch: int, optimizer: Optimizer) -> Session:
+def _rtl_session(config: NpuConfig, batch: int, optimizer: Optimizer) -> Session:
     """784-64-10 on the RTL, behind a memory of 30 cycles' latency that never stalls."""
-    network = Network(SIZES[0], (Dense(SIZES[1], Activation.RELU), Dense(SIZES[2], Activation.SOFTMAX)))
-    backend = RtlBackend(config, 1 << 25, latency=LATENCY)
-    session = Session(
-        backend,
-        network,
-        loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
-        optimizer=optimizer,
-        batch=batch,
-        input_scale=1 / 255,
-    )
-    rng = np.random.default_rng(1)
-    session.parameters = [
-        (rng.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
-        for i, o in itertools.pairwise(SIZES)
-    ]
-    return session
+    return headline_session(RtlBackend(config, 1 << 25, latency=LATENCY), optimizer=optimizer, batch=batch)
 
 
 def _difference(session: Session, few: int, many: int, run) -> StepCycles:
@@ -70,9 +54,9 @@ def training_step_cycles(config: NpuConfig, batch: int, optimizer: Optimizer) ->
     Sixteen more steps are measured, of which the sums of the losses (8 bytes a sample, added up on the core when a call
     ends) are a part as well.
     """
-    session = headline_session(config, batch, optimizer)
+    session = _rtl_session(config, batch, optimizer)
     data = digits()
-    images = np.resize(data.train_images, (20 * batch, SIZES[0]))
+    images = np.resize(data.train_images, (20 * batch, NETWORK.inputs))
     labels = np.resize(data.train_labels, 20 * batch)
     done = _difference(session, 4, 20, lambda steps: session.train(images[: steps * batch], labels[: steps * batch]))
     session.backend.close()
@@ -81,8 +65,8 @@ def training_step_cycles(config: NpuConfig, batch: int, optimizer: Optimizer) ->
 
 def batch_inference(config: NpuConfig, batch: int = 128) -> StepCycles:
     """Forward pass and store of the probabilities, an image, in batches of 128."""
-    session = headline_session(config, batch, Adam())
-    images = np.resize(digits().train_images, (20 * batch, SIZES[0]))
+    session = _rtl_session(config, batch, Adam())
+    images = np.resize(digits().train_images, (20 * batch, NETWORK.inputs))
     done = _difference(session, 4, 20, lambda steps: session.predict(images[: steps * batch]))
     session.backend.close()
     return StepCycles(done.cycles / batch, {name: value / batch for name, value in done.busy.items()})
@@ -90,7 +74,7 @@ def batch_inference(config: NpuConfig, batch: int = 128) -> StepCycles:
 
 def single_image(config: NpuConfig) -> float:
     """One image from memory to its probabilities in memory, weights on the chip: from the doorbell to the interrupt."""
-    session = headline_session(config, 32, Adam())
+    session = _rtl_session(config, 32, Adam())
     image = digits().test_images[:1]
     session.predict(image)
     backend = session.backend
@@ -107,14 +91,9 @@ def adam_cycles(config: NpuConfig, rows: int = 832) -> float:
     emitter = Emitter(config, schedule)
     slots = [Region("vector memory", number * rows, rows) for number in range(3)]
 
-    class _Buffers:
-        work = Region("vector memory", 3 * rows, rows)
-
-        class persistent:
-            rate = Region("vector memory", 4 * rows, 1)
-
+    work, rate = Region("vector memory", 3 * rows, rows), Region("vector memory", 4 * rows, 1)
     gradient = View((Region("sums", ACC_SPACE, rows),), ACC_SPACE)
-    update(emitter, _Buffers, Adam(), slots, rows, gradient)  # type: ignore[arg-type]
+    update(emitter, Adam(), slots, rows, gradient, work, rate)
     program: Program = schedule.program
     program.irq(1)
     with Harness(core_library(config), 1 << 16) as harness:

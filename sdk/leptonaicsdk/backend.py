@@ -114,14 +114,17 @@ class RtlBackend:
 
 
 class ModelBackend:
-    """The instruction-set simulator, which has no timing: its counters are 0."""
+    """The instruction-set simulator, which has no timing: its counters are 0.
 
-    def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0):
+    With ``schedule_seed`` its engines take turns at random, see `lepton_verif.model.iss.Iss`.
+    """
+
+    def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0, schedule_seed: int | None = None):
         from lepton_verif.model.iss import Iss
 
         self.config, self.base = config, base
         self.memory = np.zeros(memory_bytes, np.uint8)
-        self._iss = Iss(config, self.memory, base=base)
+        self._iss = Iss(config, self.memory, base=base, schedule_seed=schedule_seed)
         self._iss.start(base, RING_LOG2)
 
     def run(self, records: bytes):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import LeptonError
 
-__all__ = ["Dataset", "DatasetError", "digits", "mnist"]
+__all__ = ["Dataset", "DatasetError", "digits", "mnist", "read"]
 
 VARIABLE = "LEPTON_MNIST"
 FILES = {
@@ -77,7 +77,7 @@ def _npz(path: Path) -> Dataset:
     return _checked(parts, path)
 
 
-def _load(place: Path) -> Dataset | None:
+def read(place: Path) -> Dataset | None:
     """The data set at ``place``, an .npz or a folder with one or with the IDX files; None if nothing of it is there."""
     if place.is_file():
         return _npz(place)
@@ -101,7 +101,7 @@ def mnist() -> Dataset:
         If it is in none of these places, if LEPTON_MNIST names a place without it, or if a file is damaged.
     """
     if named := os.environ.get(VARIABLE):
-        data = _load(Path(named).expanduser())
+        data = read(Path(named).expanduser())
         if data is None:
             raise DatasetError(
                 f"{VARIABLE} must name an .npz, or a folder with {', '.join(FILES.values())}; {named} is neither"
@@ -110,7 +110,7 @@ def mnist() -> Dataset:
     keras = Path("~/.keras/datasets/mnist.npz").expanduser()
     shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist"
     for place in (keras, shared):
-        if (data := _load(place)) is not None:
+        if (data := read(place)) is not None:
             return data
     raise DatasetError(
         f"MNIST was not found. Set {VARIABLE} to a folder with {', '.join(FILES.values())}, or to an .npz; or put it "

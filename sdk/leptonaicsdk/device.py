@@ -15,7 +15,7 @@ from . import inputs, keras_binding
 from .backend import BACKENDS
 from .driver import Fault
 from .errors import InputError, InputTypeError, StateError
-from .loaded import Loaded, LoadedNetwork, forward_slices, label_loss, slices
+from .loaded import Loaded, LoadedNetwork, forward_slices, slices
 from .metrics import Evaluation, Scores, confusion_matrix
 from .network import Loss, Network, Optimizer
 from .runner import Runner
@@ -387,7 +387,7 @@ class Device:
                 raise InputTypeError("validation_data must be a tuple (x, y)")
             val_x = loaded.samples("validation_data x", validation_data[0])
             validation = val_x, loaded.wanted("validation_data y", validation_data[1], len(val_x))
-        names = ["loss"] + (["accuracy"] if label_loss(loaded.loss) else [])
+        names = ["loss"] + (["accuracy"] if loaded.loss.labelled else [])
         history: dict[str, list[float]] = {}
         batch = loaded.batch_size
         for epoch in range(initial_epoch, epochs):
@@ -441,7 +441,7 @@ class Device:
         wanted = loaded.wanted("y", y, len(samples))
         metrics = self._measure(loaded, samples, wanted)
         scores = None
-        if label_loss(loaded.loss):
+        if loaded.loss.labelled:
             predicted = self._outputs(loaded, samples).argmax(axis=1)
             scores = Scores(confusion_matrix(wanted, predicted, loaded.network.sizes[-1]))
         return Evaluation(metrics.count, metrics.loss, scores)

@@ -23,7 +23,6 @@ __all__ = [
     "check_last_layer",
     "forward_slices",
     "hundredth",
-    "label_loss",
     "slices",
 ]
 
@@ -61,11 +60,6 @@ def forward_slices(count: int, batch: int = INFERENCE_BATCH) -> Iterator[Slice]:
     return slices(count, batch, -(-count // (batch * multiple * PARTS)) * multiple)
 
 
-def label_loss(loss: Loss) -> bool:
-    """Whether ``loss`` is of classes, with labels as targets."""
-    return loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
-
-
 def check_last_layer(name: str, network: Network, loss: Loss):
     """Refuse a loss that does not go with the last layer, called ``name``: softmax and cross-entropy go together.
 
@@ -74,9 +68,9 @@ def check_last_layer(name: str, network: Network, loss: Loss):
     ModelError
     """
     last = network.layers[-1].activation
-    if label_loss(loss) and last != Activation.SOFTMAX:
+    if loss.labelled and last != Activation.SOFTMAX:
         raise ModelError(f"{name}: the loss {loss} needs softmax as its activation, not {last}")
-    if not label_loss(loss) and last == Activation.SOFTMAX:
+    if not loss.labelled and last == Activation.SOFTMAX:
         raise ModelError(f"{name}: the loss {loss} needs another activation than softmax, which is for cross-entropy")
 
 
@@ -125,7 +119,7 @@ class Loaded(ABC):
     def wanted(self, name: str, y: Any, count: int) -> NDArray:
         """Checked labels or targets, whichever the loss takes."""
         outputs = self.network.sizes[-1]
-        if label_loss(self.loss):
+        if self.loss.labelled:
             return inputs.labels(name, y, count, outputs)
         return inputs.targets(name, y, count, outputs)
 

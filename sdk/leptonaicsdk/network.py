@@ -30,6 +30,11 @@ class Loss(StrEnum):
     MEAN_SQUARED_ERROR = "mean_squared_error"
     SQUARED_ERROR = "squared_error"
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the targets are labels of classes, which go with a softmax layer; else they are values."""
+        return self == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+
 
 def _positive(name: str, value: int):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,7 +1,8 @@
 """A network on a core: its parameters and optimizer state stay on the chip, samples stream through."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -32,6 +33,7 @@ from .training.update import rates, slots_of
 
 __all__ = ["INFERENCE_BATCH", "Metrics", "Session"]
 
+T = TypeVar("T")
 _CODE_BYTES = 1 << 20
 _LINE = 64
 INFERENCE_BATCH = 128
@@ -101,7 +103,7 @@ class Session:
     ):  # fmt: skip
         softmax = network.layers[-1].activation == Activation.SOFTMAX
         loss = Loss(loss)
-        if softmax != (loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY):
+        if softmax != loss.labelled:
             raise ValueError(
                 f"loss must be {Loss.SPARSE_CATEGORICAL_CROSSENTROPY} exactly when the last layer is softmax, not "
                 f"{loss} with {network.layers[-1].activation}"
@@ -111,12 +113,10 @@ class Session:
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.input_scale, self.clip, self.step = batch, input_scale, clip, 0
         self.config = backend.config
-        self._labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
         self.inference_batch = max(batch, INFERENCE_BATCH) if self.config.acc_rows >= 4096 else batch
         self._slots = slots_of(optimizer)
         self._persistent = self._choose(precision_of(precision), home)
-        self._programs: dict[tuple, Looped] = {}
-        self._once: dict[tuple, Program] = {}
+        self._programs: dict[tuple, Any] = {}
         self._placed: dict[bytes, int] = {}
         self._addresses: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # packing records takes time
         self._code = _align(RECORD_BYTES << RING_LOG2)
@@ -228,32 +228,27 @@ class Session:
             result.append((rows[:-1, : layer.units].copy(), rows[-1, : layer.units].copy()))
         return result
 
-    def _constants(self) -> NDArray[np.float32]:
-        """`Persistent.constants`."""
-        side, last = self.config.side, self._persistent.layers[-1]
-        lanes = np.arange(last.n_tiles * side, dtype=np.float32).reshape(-1, side)
-        lane = np.arange(side)
-        rows = [lane == 0, lane % 2 == 0, np.ones(side)]
-        return np.concatenate([lanes, lanes < last.units, np.array(rows)]).astype(np.float32)
-
     def _view(self, start: int, size: int) -> NDArray[np.uint8]:
         return self.backend.memory[start : start + size]
 
     def _upload(self, images: list[NDArray[np.float32]]):
         """All slots, from memory to the chip, and the weights' tiles."""
-        data = np.concatenate([*images, self._constants()])
+        data = np.concatenate([*images, *self._persistent.constant_values().values()])
         self._view(self._code_end, data.nbytes)[:] = data.view(np.uint8).reshape(-1)
-        persistent, slots = self._persistent, range(1 + len(self._slots))
+        self._launch({IMAGE: self._code_end}, self._compiled(("upload",), self._upload_programs))
+
+    def _upload_programs(self) -> list[Program]:
         buffers = self._train_program(self.batch, True).buffers
         assert buffers is not None
-        self._launch({IMAGE: self._code_end}, [transfer(persistent, slots, store=False), first_tiles(buffers)])
+        return [transfer(self._persistent, range(1 + len(self._slots)), store=False), first_tiles(buffers)]
 
     def _download(self, slots: Iterable[int]) -> list[NDArray[np.float32]]:
         """Slots, from the chip to memory, where some of them live anyway."""
-        persistent, slots = self._persistent, list(slots)
+        persistent, slots = self._persistent, tuple(slots)
         if not slots:
             return []
-        self._launch({IMAGE: self._code_end}, [transfer(persistent, slots, store=True)])
+        program = self._compiled(("download", slots), lambda: transfer(persistent, slots, store=True))
+        self._launch({IMAGE: self._code_end}, [program])
         size = persistent.rows * self.config.row_bytes
         return [
             self._view(self._code_end + slot * size, size).copy().view(np.float32).reshape(-1, self.config.side)
@@ -324,45 +319,43 @@ class Session:
 
         return Strides(
             sample=whole(self.network.inputs * (1 if bytes_in else 4)),
-            target=bus if self._labels else whole(4 * last),
+            target=bus if self.loss.labelled else whole(4 * last),
             result=whole(4 * last) if outputs else max(8, bus),
             rate=self.config.row_bytes,
         )
 
-    def _train_program(self, batch: int, bytes_in: bool) -> Looped:
-        key = ("train", batch, bytes_in)
+    def _compiled(self, key: tuple, make: Callable[[], T]) -> T:
+        """What ``make`` gives, which is called once for a key."""
         if key not in self._programs:
-            self._programs[key] = self._training_step(self._persistent, batch, bytes_in)
+            self._programs[key] = make()
         return self._programs[key]
 
-    def _training_step(self, persistent: Persistent, batch: int, bytes_in: bool) -> Looped:
-        return training_step(
-            persistent, batch, self.loss, self.optimizer, self._strides(bytes_in), bytes_in=bytes_in,
-            scale=self.input_scale, clip=self.clip,
-        )  # fmt: skip
+    def _input_options(self, bytes_in: bool) -> dict[str, Any]:
+        return {"bytes_in": bytes_in, "scale": self.input_scale, "clip": self.clip}
+
+    def _train_program(self, batch: int, bytes_in: bool) -> Looped:
+        def make() -> Looped:
+            strides, options = self._strides(bytes_in), self._input_options(bytes_in)
+            return training_step(self._persistent, batch, self.loss, self.optimizer, strides, **options)
+
+        return self._compiled(("train", batch, bytes_in), make)
 
     def _infer_program(self, batch: int, bytes_in: bool, loss: Loss | None) -> Looped:
-        key = ("infer", batch, bytes_in, loss)
-        if key not in self._programs:
-            self._programs[key] = inference_step(
-                self._persistent, batch, self._strides(bytes_in, outputs=loss is None), bytes_in=bytes_in, loss=loss,
-                scale=self.input_scale, clip=self.clip,
-            )  # fmt: skip
-        return self._programs[key]
+        def make() -> Looped:
+            strides, options = self._strides(bytes_in, outputs=loss is None), self._input_options(bytes_in)
+            return inference_step(self._persistent, batch, strides, loss=loss, **options)
+
+        return self._compiled(("infer", batch, bytes_in, loss), make)
 
     def _once_program(self, batch: int, bytes_in: bool) -> Program:
-        key = ("once", batch, bytes_in)
-        if key not in self._once:
-            self._once[key] = inference_once(
-                self._persistent, batch, self._strides(bytes_in, outputs=True), bytes_in=bytes_in,
-                scale=self.input_scale, clip=self.clip,
-            )  # fmt: skip
-        return self._once[key]
+        def make() -> Program:
+            strides, options = self._strides(bytes_in, outputs=True), self._input_options(bytes_in)
+            return inference_once(self._persistent, batch, strides, **options)
+
+        return self._compiled(("once", batch, bytes_in), make)
 
     def _loss_sum(self) -> Looped:
-        if ("sum",) not in self._programs:
-            self._programs[("sum",)] = loss_sum(self._persistent, self.loss)
-        return self._programs[("sum",)]
+        return self._compiled(("sum",), lambda: loss_sum(self._persistent, self.loss))
 
     # ---- Work.
 
@@ -414,7 +407,7 @@ class Session:
 
     def _targets(self, y: NDArray, count: int) -> NDArray:
         y, units = np.asarray(y), self._persistent.layers[-1].units
-        if self._labels:
+        if self.loss.labelled:
             if y.shape != (count,) or y.dtype.kind not in "iu":
                 raise ValueError(f"y must be {count} integer labels, not {y.shape} of {y.dtype}")
             bad = (y < 0) | (y >= units)
@@ -474,7 +467,7 @@ class Session:
             # Results that no sample fills: probability 1, less than the greatest; or loss 0.
             block = SUM_ROWS * self.config.row_bytes
             blocks = -(-count * strides.result // block)
-            unused = np.array([1.0, 2.0] if self._labels else [0.0, 0.0], np.float32)
+            unused = np.array([1.0, 2.0] if self.loss.labelled else [0.0, 0.0], np.float32)
             self._view(results, blocks * block).view(np.float32).reshape(-1, 2)[:] = unused
             sums = results + blocks * block
             self._launch(

@@ -1,5 +1,6 @@
 """What training changes, as the host holds it: parameters, and the optimizer's memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ from numpy.typing import NDArray
 
 from .errors import InputError, InputTypeError
 from .inputs import whole
-from .network import Adam, Network, Optimizer
+from .network import Network, Optimizer
+from .training.update import slots_of
 
 __all__ = ["State", "initial_parameters", "initial_state", "slot_names"]
 
@@ -18,9 +20,7 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def slot_names(optimizer: Optimizer) -> tuple[str, ...]:
     """Names of what ``optimizer`` remembers for each parameter."""
-    if isinstance(optimizer, Adam):
-        return ("m", "v")
-    return ("velocity",) if optimizer.momentum else ()
+    return tuple(slot.name for slot in slots_of(optimizer))
 
 
 @dataclass
@@ -135,7 +135,7 @@ def checked_state(network: Network, state: State, names: tuple[str, ...]) -> Sta
     return State(parameters, slots, whole("step", state.step, 0))
 
 
-def initial_parameters(network: Network, seed: int) -> list[Pair]:
+def initial_parameters(network: Network, seed: int | Sequence[int]) -> list[Pair]:
     """Biases of 0 and weights uniform in +-sqrt(6 / (inputs + outputs)), as Keras begins.
 
     X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.

@@ -6,34 +6,35 @@ every epoch both must hold the same words.
 """
 
 import argparse
-import itertools
 import json
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
-from leptonaicsdk.backend import BACKENDS, open_backend
+from leptonaicsdk.backend import BACKENDS, Backend, open_backend
 from leptonaicsdk.datasets import Dataset, DatasetError, mnist
 from leptonaicsdk.metrics import Scores, confusion_matrix
 from leptonaicsdk.network import Activation, Adam, Dense, Loss, Network, Optimizer, Sgd
 from leptonaicsdk.session import Metrics, Session
+from leptonaicsdk.state import initial_parameters
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .build import build_folder
 from .core import core_library, preset
+from .training_picture import ENGINES, Epoch, draw
 
-__all__ = ["Run", "epoch_order", "first_parameters", "main", "new_session"]
+__all__ = ["NETWORK", "Run", "epoch_order", "headline_session", "main", "new_session"]
 
-SIZES = (784, 64, 10)
+NETWORK = Network(784, (Dense(64, Activation.RELU), Dense(10, Activation.SOFTMAX)))
+"""The headline network."""
 OPTIMIZERS: dict[str, Optimizer] = {"adam": Adam(), "momentum": Sgd(0.1, 0.9), "sgd": Sgd(0.1)}
-ENGINES = ("MATMUL", "VECTOR", "QUANT", "LOAD", "STORE")
 _SLICE = 100  # steps between two looks at the progress
 
 
@@ -58,30 +59,16 @@ class Run:
         )
 
 
-@dataclass
-class Epoch:
-    """One epoch's figures: mean loss and accuracy on the training samples, each before its step, and on the test's."""
-
-    number: int
-    loss: float
-    accuracy: float
-    test_loss: float
-    test_accuracy: float
-    steps: int
-    seconds: float
-    losses: list[float] = field(default_factory=list)
-    counters: dict[str, int] = field(default_factory=dict)
-
-
-def first_parameters(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Glorot uniform weights (X. Glorot, Y. Bengio, AISTATS 2010; Keras's default), and biases of 0."""
-    rng = np.random.default_rng([seed, 0])
-    layers = []
-    for inputs, outputs in itertools.pairwise(SIZES):
-        limit = np.sqrt(6 / (inputs + outputs))
-        weights = rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)
-        layers.append((weights, np.zeros(outputs, np.float32)))
-    return layers
+def headline_session(
+    backend: Backend, *, optimizer: Optimizer, batch: int, precision: int = 8, seed: int = 1
+) -> Session:
+    """The headline network for images of uint8 on a backend, with Glorot's first parameters (Keras's default)."""
+    session = Session(
+        backend, NETWORK, loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY, optimizer=optimizer, batch=batch,
+        precision=precision, input_scale=1 / 255,
+    )  # fmt: skip
+    session.parameters = initial_parameters(NETWORK, [seed, 0])
+    return session
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
@@ -91,19 +78,16 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def new_session(backend: str, config: NpuConfig, run: Run) -> Session:
     """The network on a new core, with its first parameters."""
-    network = Network(SIZES[0], (Dense(SIZES[1], Activation.RELU), Dense(SIZES[2], Activation.SOFTMAX)))
-    session = Session(
-        open_backend(backend, config), network, loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY,
-        optimizer=OPTIMIZERS[run.optimizer], batch=run.batch, precision=run.precision, input_scale=1 / 255,
+    return headline_session(
+        open_backend(backend, config), optimizer=OPTIMIZERS[run.optimizer], batch=run.batch, precision=run.precision,
+        seed=run.seed,
     )  # fmt: skip
-    session.parameters = first_parameters(run.seed)
-    return session
 
 
 def train_epoch(session: Session, run: Run, data: Dataset, number: int) -> Iterator[Metrics]:
     """One epoch in slices."""
     order = epoch_order(run.seed, number, len(data.x_train))[: run.images]
-    images = data.x_train.reshape(-1, SIZES[0])
+    images = data.x_train.reshape(-1, NETWORK.inputs)
     size = _SLICE * run.batch
     for first in range(0, len(order), size):
         part = order[first : first + size]
@@ -183,7 +167,7 @@ def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Co
     epochs = folder.load(session, run.epochs)
     if epochs:
         console.print(f"goes on after epoch {epochs[-1].number}, kept in {folder.path}")
-    test = data.x_test.reshape(-1, SIZES[0])
+    test = data.x_test.reshape(-1, NETWORK.inputs)
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"),
@@ -215,7 +199,7 @@ def run_mnist(run: Run, backend: str, *, check: bool, restart: bool, console: Co
                 f"accuracy {tested.accuracy:.4f}; {seconds:.0f} s{same}"
             )
     predicted = session.predict(test).argmax(axis=1)
-    return epochs, Scores(confusion_matrix(data.y_test, predicted, SIZES[-1]))
+    return epochs, Scores(confusion_matrix(data.y_test, predicted, NETWORK.sizes[-1]))
 
 
 def summary(run: Run, backend: str, epochs: list[Epoch], result: Scores) -> Table:
@@ -235,7 +219,8 @@ def summary(run: Run, backend: str, epochs: list[Epoch], result: Scores) -> Tabl
     cycles = sum(epoch.counters.get("CYCLES", 0) for epoch in epochs)
     if cycles:
         config = preset(run.preset)
-        macs = 2 * SIZES[0] * SIZES[1] + 3 * SIZES[1] * SIZES[2]  # forward and gradients; deltas of layer 1 only
+        inputs, hidden, classes = NETWORK.sizes
+        macs = 2 * inputs * hidden + 3 * hidden * classes  # forward and gradients; deltas of layer 1 only
         busy = {name: sum(epoch.counters[f"{name}_BUSY"] for epoch in epochs) for name in ENGINES}
         rows += [
             ("cycles a step", f"{cycles / steps:,.0f}"),
@@ -281,8 +266,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nmnist: interrupted; the same command goes on after the last whole epoch", file=sys.stderr)
         return 130
     console.print(summary(run, options.backend, epochs, result))
-    from .training_picture import draw
-
     picture = draw(
         epochs, build_folder() / "mnist" / f"{options.backend}-{run.name}.png", f"{run.optimizer}, batch {run.batch}"
     )

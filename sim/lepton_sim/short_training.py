@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
-from leptonaicsdk.backend import ModelBackend, RtlBackend
-from leptonaicsdk.network import Activation, Adam, Dense, Loss, Network
+from lepton_verif.job import Mismatch
+from leptonaicsdk.backend import Backend, ModelBackend, RtlBackend
+from leptonaicsdk.network import Adam
 from leptonaicsdk.session import Metrics, Session
 
 from .data import digits
-from .mnist import SIZES, first_parameters
+from .mnist import headline_session
 
 __all__ = ["TrainingRun", "compare_memories", "short_training"]
 
@@ -66,19 +67,15 @@ def compare_memories(
         wrong += differing.size
         if differing.size and not first:
             i = differing[0]
-            first = f"{name} 0x{4 * int(i):08x}: expected 0x{int(theirs[i]):08x}, found 0x{int(mine[i]):08x}"
+            first = f"{name} {Mismatch(4 * int(i), int(theirs[i]), int(mine[i]))}"
     return wrong, words, first
 
 
-def _session(backend, precision: int) -> Session:
+def _session(backend: Backend, precision: int, seed: int) -> Session:
     """The network with the largest batch that fits."""
-    network = Network(SIZES[0], (Dense(SIZES[1], Activation.RELU), Dense(SIZES[2], Activation.SOFTMAX)))
     for batch in _BATCHES:
         try:
-            return Session(
-                backend, network, loss=Loss.SPARSE_CATEGORICAL_CROSSENTROPY, optimizer=Adam(), batch=batch,
-                precision=precision, input_scale=1 / 255,
-            )  # fmt: skip
+            return headline_session(backend, optimizer=Adam(), batch=batch, precision=precision, seed=seed)
         except ValueError:
             if batch == _BATCHES[-1]:
                 raise
@@ -88,7 +85,6 @@ def _session(backend, precision: int) -> Session:
 def _train(session: Session, images: int, seed: int) -> tuple[list[Metrics], tuple[float, float], float, int]:
     """Losses of quarters, accuracy before and after, seconds and cycles of the training alone."""
     data = digits()
-    session.parameters = first_parameters(seed)
     order = np.random.default_rng([seed, 1]).permutation(len(data.train_images))[:images]
     before = session.evaluate(data.test_images, data.test_labels)
     quarters, seconds, cycles = [], 0.0, 0
@@ -114,7 +110,7 @@ def short_training(config: NpuConfig, *, images: int = 960, precision: int = 8, 
     memories = []
     for kind in (ModelBackend, RtlBackend):
         backend = kind(config, _MEMORY_BYTES)
-        session = _session(backend, precision)
+        session = _session(backend, precision, seed)
         quarters, accuracy, seconds, cycles = _train(session, images, seed)
         state = session.raw_state()
         memories.append([("memory", backend.memory.view(np.uint32).copy()), ("parameters and state", state)])

@@ -1,26 +1,30 @@
 """A picture of a training run: the loss, the accuracy, and where the cycles go."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-__all__ = ["draw"]
+__all__ = ["ENGINES", "Epoch", "draw"]
 
 ENGINES = ("MATMUL", "VECTOR", "QUANT", "LOAD", "STORE")
 
 
-class _Epoch(Protocol):
+@dataclass
+class Epoch:
+    """One epoch's figures: mean loss and accuracy on the training samples, each before its step, and on the test's."""
+
     number: int
     loss: float
     accuracy: float
     test_loss: float
     test_accuracy: float
     steps: int
-    losses: list[float]
-    counters: dict[str, int]
+    seconds: float
+    losses: list[float] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
 
 
-def draw(epochs: Sequence[_Epoch], path: Path, title: str) -> Path:
+def draw(epochs: Sequence[Epoch], path: Path, title: str) -> Path:
     """Write the picture as a PNG; with cycles only where a core counted them."""
     from matplotlib.figure import Figure
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from lepton_npu.spec.config import PRESETS, NpuConfig
 from lepton_verif.model import equations
-from lepton_verif.model.iss import Iss
-from leptonaicsdk.backend import RING_LOG2, ModelBackend
+from leptonaicsdk.backend import ModelBackend
 from leptonaicsdk.network import Adam, Dense, Loss, Network, Sgd
 from leptonaicsdk.session import Session
 from leptonaicsdk.training.layout import Home
@@ -52,10 +51,7 @@ def _data(network: Network, loss: Loss, rng: np.random.Generator, count: int, by
 
 
 def _session(config, network, loss, optimizer, *, seed=None, batch=20, precision=32, **options) -> Session:
-    backend = ModelBackend(config, 1 << 22, base=0x1000)
-    if seed is not None:
-        backend._iss = Iss(config, backend.memory, base=backend.base, schedule_seed=seed)
-        backend._iss.start(backend.base, RING_LOG2)
+    backend = ModelBackend(config, 1 << 22, base=0x1000, schedule_seed=seed)
     return Session(backend, network, loss=loss, optimizer=optimizer, batch=batch, precision=precision, **options)
 
 

@@ -28,17 +28,15 @@ class Targets:
         self.buffers, self.persistent, self.emitter = forward.buffers, forward.persistent, forward.emitter
         self.target_stride, self.result_stride = target_stride, result_stride
         wide = self.persistent.layers[-1].n_tiles
-        constants = self.persistent.constants
         self.wide, self.batch = wide, self.buffers.batch
-        self.lanes = View.of(constants, 0)
-        self.used = View.of(constants, wide)
-        self.lane0 = View.of(constants, 2 * wide, 0)
+        self.lanes, self.used = (View.of(self.persistent.constant(name)) for name in ("lanes", "used"))
+        self.lane0 = View.of(self.persistent.constant("lane0"), stride0=0)
         self.outputs = View.of(self.buffers.outputs[-1], stride1=wide)
 
     def load(self):
         """Labels, in lane 0 of a row for each sample, or target values."""
         target = self.buffers.target
-        labels = self.loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+        labels = self.loss.labelled
         self.emitter.load(
             target, register=TARGET, address=0, stride=self.target_stride, rows=self.batch, local=target.start,
             words=1 if labels else self.persistent.layers[-1].units, local_stride=1 if labels else self.wide,
@@ -52,7 +50,7 @@ class Targets:
         e, buffers, count = self.emitter, self.buffers, (self.wide, self.batch)
         self.greatest = greatest
         self.delta = delta = View.of(buffers.scratch[0], stride1=self.wide)
-        if self.loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        if self.loss.labelled:
             hot = View.of(buffers.scratch[1], stride1=self.wide)
             label = View((buffers.target,), buffers.target.start, 0, 1)
             everywhere = self.persistent.config.side - 1
@@ -67,7 +65,7 @@ class Targets:
         """Each sample's pair of words to memory: probability of its label and the greatest one; or its loss and 0."""
         e, buffers, count = self.emitter, self.buffers, (self.wide, self.batch)
         row, work = buffers.scratch[3], View.of(buffers.scratch[1], stride1=self.wide)
-        if self.loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        if self.loss.labelled:
             e.muladd(work, work, self.outputs, 0.0, count=count)
         else:
             e.muladd(work, self.delta, self.delta, 0.0, count=count)
@@ -106,17 +104,16 @@ class Backward:
         layer, last = self.persistent.layers[-1], len(self.persistent.layers) - 1
         count = (layer.n_tiles, self.batch)
         factor = 1.0 / self.batch
-        if t.loss != Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
-            factor *= 2.0 / (layer.units if t.loss == Loss.MEAN_SQUARED_ERROR else 1)
-        # Not in place: the differences are the loss's, too.
         target = t.delta
-        if t.loss != Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        if not t.loss.labelled:
+            factor *= 2.0 / (layer.units if t.loss == Loss.MEAN_SQUARED_ERROR else 1)
+            # Not in place: the differences are the loss's, too.
             target = View.of(self.buffers.scratch[1], stride1=layer.n_tiles)
         e.muladd(target, t.delta, factor, 0.0, count=count)
-        self._through(last, target, target, target, count)
+        self._through(last, target, target, count)
         self._quantise(last, target)
 
-    def _through(self, l: int, target: View, delta: View, work: View, count: tuple[int, int]):
+    def _through(self, l: int, target: View, delta: View, count: tuple[int, int]):
         """target = delta * derivative of layer l's activation, in terms of its outputs."""
         e, activation = self.emitter, self.persistent.network.layers[l].activation
         outputs = View.of(self.buffers.outputs[l], stride1=count[0])
@@ -156,7 +153,7 @@ class Backward:
             self._quantise(l, delta)
             return
         target = View.of(buffers.deltas[0], stride1=layer.n_tiles)
-        self._through(l, target, delta, target, count)
+        self._through(l, target, delta, count)
         self._quantise(l, target)
 
     def gradient(self, l: int, chunk: Chunk, sums: Region):

@@ -1,7 +1,7 @@
 """Commands with the buffers that they read and write."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lepton_npu.spec.commands import Format, Precision, VectorOp
@@ -29,10 +29,6 @@ class View:
     def of(cls, region: Region, offset: int = 0, stride0: int = 1, stride1: int = 0) -> "View":
         """Rows of one region from ``offset`` on."""
         return cls((region,), region.start + offset, stride0, stride1)
-
-    def within(self, *regions: Region) -> "View":
-        """The same rows, known as parts of other regions."""
-        return replace(self, regions=regions)
 
 
 class Emitter:

@@ -60,12 +60,11 @@ class Forward:
     def convert_samples(self, chunk: Chunk):
         """What was loaded, in binary32, clipped and scaled."""
         buffers, count = self.buffers, (chunk.tiles, self.batch)
+        target = buffers.inputs[chunk.index % len(buffers.inputs)]
         if buffers.bytes_in:
-            target = buffers.inputs[0]
             source = View.of(buffers.packed[chunk.index % 2], stride1=-(-chunk.tiles // 4))
             form = Format.U8
         else:
-            target = buffers.inputs[chunk.index % 2]
             source, form = View.of(target, stride1=chunk.tiles), Format.F32
         rows = View.of(target, stride1=chunk.tiles)
         if self.clip is not None:
@@ -78,7 +77,7 @@ class Forward:
     def quantise_samples(self, chunk: Chunk):
         """Tiles of a chunk."""
         buffers = self.buffers
-        source = buffers.inputs[0 if buffers.bytes_in else chunk.index % 2]
+        source = buffers.inputs[chunk.index % len(buffers.inputs)]
         tiles = buffers.tiles[0]
         self.emitter.quant(
             [source], [buffers.input_tiles(chunk)], self.precision, source=source.start, source_stride=chunk.tiles,
@@ -124,15 +123,20 @@ class Forward:
             limb_stride=self.high * tiles.wide,
         )  # fmt: skip
 
-    def layers(self, first: int = 0):
-        """All layers from ``first`` on; softmax not included."""
-        last = len(self.persistent.layers) - 1
-        for l in range(first, last + 1):
+    def layers(self):
+        """All layers; softmax not included."""
+        for chunk in self.buffers.chunks[0]:
+            self.products(0, chunk)
+        self.behind_first()
+
+    def behind_first(self):
+        """What comes behind the products of the first layer; softmax not included."""
+        self.activate(0)
+        for l in range(1, len(self.persistent.layers)):
+            self.quantise_outputs(l - 1)
             for chunk in self.buffers.chunks[l]:
                 self.products(l, chunk)
             self.activate(l)
-            if l < last:
-                self.quantise_outputs(l)
 
     # ---- Softmax.
 

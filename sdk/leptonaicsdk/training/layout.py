@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
 from lepton_npu.spec.commands import Precision
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from numpy.typing import NDArray
 
 from leptonaicsdk.network import Network
 from leptonaicsdk.schedule import Region
@@ -146,8 +148,7 @@ class Persistent:
     ones : Region
         A tile whose row 0 holds ones.
     constants : Region
-        Local rows: lane numbers of the last layer's outputs (``n_tiles`` rows), its lanes in use as 1 (``n_tiles``
-        rows), lane 0 as 1, even lanes as 1, ones.
+        Local rows with the values of `constant_values`.
     rate : Region
         The learning rate of a step, in every lane.
 
@@ -189,8 +190,28 @@ class Persistent:
             size = layer.k_tiles * layer.n_tiles * limbs
             self.tiles.append(None if home == Home.MEMORY else spaces.tiles.take(f"weights of {name}", size))
         self.ones = spaces.tiles.take("tile of ones", 1)
-        self.constants = spaces.vmem.take("constants", 2 * self.layers[-1].n_tiles + 3)
+        self.constants = spaces.vmem.take("constants", sum(len(rows) for rows in self.constant_values().values()))
         self.rate = spaces.vmem.take("learning rate", 1)
+
+    def constant_values(self) -> dict[str, NDArray[np.float32]]:
+        """Local rows of constants by name, in their order.
+
+        ``lanes``: numbers of the last layer's outputs; ``used``: 1 in those that exist; ``lane0``, ``even``: 1 in lane
+        0, in the even lanes; ``ones``.
+        """
+        side, last = self.config.side, self.layers[-1]
+        lane, outputs = np.arange(side), np.arange(last.n_tiles * side).reshape(-1, side)
+        rows = {"lanes": outputs, "used": outputs < last.units, "lane0": [lane == 0], "even": [lane % 2 == 0]}
+        return {name: np.array(values, np.float32) for name, values in {**rows, "ones": [np.ones(side)]}.items()}
+
+    def constant(self, name: str) -> Region:
+        """Local rows of one of the constants."""
+        start = self.constants.start
+        for other, rows in self.constant_values().items():
+            if other == name:
+                return Region(self.constants.space, start, len(rows))
+            start += len(rows)
+        raise KeyError(name)
 
     def copy_spaces(self) -> Spaces:
         """Spaces in which all of this is taken, for the buffers of a program."""

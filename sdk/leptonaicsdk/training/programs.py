@@ -104,10 +104,7 @@ class _Batch:
     def finish(self, forward: Forward):
         """What comes behind the first layer's products, and the store of the outputs."""
         last = self.persistent.layers[-1]
-        forward.activate(0)
-        if last.index:
-            forward.quantise_outputs(0)
-            forward.layers(1)
+        forward.behind_first()
         if self.persistent.network.layers[-1].activation == Activation.SOFTMAX:
             forward.softmax()
         outputs = self.buffers.outputs[-1]
@@ -129,15 +126,14 @@ class _Batch:
 
 def training_buffers(persistent: Persistent, batch: int, loss: Loss, *, bytes_in: bool) -> Buffers:
     """Buffers of `training_step`; ValueError if they do not fit."""
-    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
-    return choose_buffers(persistent, batch, bytes_in=bytes_in, training=True, labels=labels, scratch=4)
+    return choose_buffers(persistent, batch, bytes_in=bytes_in, training=True, labels=loss.labelled, scratch=4)
 
 
 def inference_buffers(
     persistent: Persistent, batch: int, loss: Loss | None, *, bytes_in: bool, least: int = 4
 ) -> Buffers:
     """Buffers of `inference_step`; ValueError if they do not fit."""
-    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
+    labels = loss is not None and loss.labelled
     softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
     scratch = 4 if loss or softmax else 0
     return choose_buffers(
@@ -154,7 +150,6 @@ def training_step(
     The order of the commands is that in which they can start: a chunk's gradient, then its update, then its tiles,
     from the last layer to the first, whose tiles the next step needs first.
     """
-    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     buffers = training_buffers(persistent, batch, loss, bytes_in=bytes_in)
     work = _Batch(persistent, buffers, strides, scale, clip)
     last = len(persistent.layers) - 1
@@ -170,8 +165,7 @@ def training_step(
         e.load(rate, register=RATE, address=0, rows=1, words=persistent.config.side, local=rate.start)
         work.begin_next(forward)
         forward.layers()
-        greatest = forward.softmax() if labels else None
-        targets.difference(greatest)
+        targets.difference(forward.softmax() if loss.labelled else None)
         backward.output_delta()
         for l in range(last - 1, -1, -1):
             backward.hidden_delta(l)
@@ -199,8 +193,8 @@ def _update_chunk(forward: Forward, optimizer: Optimizer, l: int, chunk: Chunk, 
         wide = persistent.layers[l].n_tiles
         rows -= wide
         biases = [persistent.bias(slot, l) for slot in range(len(persistent.slots))]
-        update(forward.emitter, buffers, optimizer, biases, wide, View.of(sums, rows))
-    update(forward.emitter, buffers, optimizer, regions, rows, View.of(sums))
+        update(forward.emitter, optimizer, biases, wide, View.of(sums, rows), buffers.work, persistent.rate)
+    update(forward.emitter, optimizer, regions, rows, View.of(sums), buffers.work, persistent.rate)
     forward.weights.end_update(l, chunk, regions)
 
 
@@ -209,10 +203,8 @@ def inference_step(
     scale: float = 1.0, clip: tuple[float, float] | None = None,
 ) -> Looped:  # fmt: skip
     """Forward pass of a batch. With a loss, each sample's result is that of `Targets.report`, else its outputs."""
-    labels = loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY
     buffers = inference_buffers(persistent, batch, loss, bytes_in=bytes_in)
     work = _Batch(persistent, buffers, strides, scale, clip)
-    last = persistent.layers[-1]
 
     def emit(schedule: Schedule):
         e = Emitter(persistent.config, schedule)
@@ -228,11 +220,8 @@ def inference_step(
         if targets is None:
             work.finish(forward)
         else:
-            forward.activate(0)
-            if last.index:
-                forward.quantise_outputs(0)
-                forward.layers(1)
-            targets.difference(forward.softmax() if labels else None)
+            forward.behind_first()
+            targets.difference(forward.softmax() if targets.loss.labelled else None)
             targets.report()
         work.advance(e, targets=targets is not None, rate=False, result=True)
 
@@ -273,9 +262,7 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
     config = persistent.config
     spaces = persistent.copy_spaces()
     pairs, losses, hits, work, total, right = (spaces.vmem.take("losses", SUM_ROWS) for _ in range(6))
-    constants, wide = persistent.constants, persistent.layers[-1].n_tiles
-    even = View.of(constants, 2 * wide + 1, 0)
-    lane0 = View.of(constants, 2 * wide, 0)
+    even, lane0 = (View.of(persistent.constant(name), stride0=0) for name in ("even", "lane0"))
     count = (SUM_ROWS, 1)
     row_bytes = config.row_bytes
 
@@ -287,7 +274,7 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
         e = Emitter(config, schedule)
         e.load(pairs, register=RESULT, address=0, rows=1, words=SUM_ROWS * config.side, local=pairs.start)
         each, n, hit, scratch = (View.of(region) for region in (pairs, losses, hits, work))
-        if loss == Loss.SPARSE_CATEGORICAL_CROSSENTROPY:
+        if loss.labelled:
             e.vector(VectorOp.LE, hit, each, each, count=count, lane_xor=1)
             e.vector(VectorOp.MAX, each, each, 1e-7, count=count)
             slope = -math.log(2) / (1 << 23)
@@ -355,15 +342,14 @@ def transfer(persistent: Persistent, slots: Iterable[int], *, store: bool) -> Pr
 def first_tiles(buffers: Buffers) -> Program:
     """Tiles of the weights that a transfer has brought, and the tile of ones."""
     persistent = buffers.persistent
-    wide, side = persistent.layers[-1].n_tiles, persistent.config.side
+    side = persistent.config.side
 
     def emit(e: Emitter):
         weights = Weights(e, buffers)
         for l, chunks in enumerate(buffers.chunks):
             for chunk in chunks:
                 weights.first_tiles(l, chunk)
-        constants, ones = persistent.constants, persistent.ones
-        source = constants.start + 2 * wide + 2
-        e.quant([constants], [ones], Precision.P8, source=source, rows=1, cols=side, tile=ones.start)
+        row, ones = persistent.constant("ones"), persistent.ones
+        e.quant([row], [ones], Precision.P8, source=row.start, rows=1, cols=side, tile=ones.start)
 
     return _straight(persistent.config, emit)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from leptonaicsdk.network import Adam, Optimizer, Sgd
 from leptonaicsdk.schedule import Region
 
-from .buffers import Buffers
 from .emitter import Emitter, View
 
 __all__ = ["Slot", "rates", "slots_of", "update"]
@@ -48,12 +47,15 @@ def rates(optimizer: Optimizer, learning_rate: float, first_step: int, count: in
 
 
 def update(
-    emitter: Emitter, buffers: Buffers, optimizer: Optimizer, slots: Sequence[Region], rows: int, gradient: View
-):
-    """New values of ``rows`` rows of parameters (slot 0) and state, from their gradient."""
-    rate = View.of(buffers.persistent.rate, stride0=0)
-    views = [View.of(region) for region in slots]
-    _UPDATES[type(optimizer)](emitter, optimizer, views, gradient, View.of(buffers.work), rate, (rows, 1))
+    emitter: Emitter, optimizer: Optimizer, slots: Sequence[Region], rows: int, gradient: View, work: Region,
+    rate: Region,
+):  # fmt: skip
+    """New values of ``rows`` rows of parameters (slot 0) and state, from their gradient.
+
+    ``work`` are as many rows of scratch, ``rate`` is the row of the learning rate.
+    """
+    views, rates = [View.of(region) for region in slots], View.of(rate, stride0=0)
+    _UPDATES[type(optimizer)](emitter, optimizer, views, gradient, View.of(work), rates, (rows, 1))
 
 
 def _sgd(e: Emitter, o: Sgd, slots: list[View], g: View, work: View, rate: View, count: tuple[int, int]):
