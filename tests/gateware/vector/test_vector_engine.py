@@ -256,6 +256,30 @@ def test_throughput(a, b, c, lanes):
     assert np.diff(written).tolist() == [4 // lanes] * (rows - 1)
 
 
+@pytest.mark.parametrize("name", ["b", "c"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_operands_that_are_nearly_the_same_rows(name, field, seed):
+    """b or c that has a's first row but another stride, or its strides but another first row, is read by itself."""
+    config, rng = config_of(4), np.random.default_rng([seed, 17])
+    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} nearly"))
+    expected = copy_of(driver.state)
+    loops = {"": 4, "_stride0": 1, "_stride1": 9}
+    f = ZERO | {"dst": 90, "dst_stride0": 1, "dst_stride1": 5, "count0": 5, "count1": 3}
+    f |= {f"{operand}{key}": value for operand in "abc" for key, value in loops.items()}
+    f[f"{name}{field}"] += 1
+    assert is_same(f, "bc".replace(name, ""))
+    assert not is_same(f, name)
+
+    async def process(ctx):
+        await driver.start(ctx, f, 0)
+        assert await driver.finish(ctx)
+        run_vector(config, f, expected)
+        check_memory(driver.state, expected, f)
+        assert set(driver.reads[name]) == set(vector_rows(f)[name].reshape(-1).tolist())
+
+    simulate(driver.dut, process)
+
+
 def test_turnaround_between_commands():
     """A new command is taken at done: 18 to 35 cycles without a group, by the operation."""
     config = config_of(4)
