@@ -15,6 +15,7 @@ PRESET ?=
 SEED   ?=
 WAVES  ?=
 IMAGES ?=
+PLAN   ?=
 ARGS   ?=
 options = $(if $(SIM),--sim $(SIM)) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED))
 
@@ -44,9 +45,9 @@ soak: $(STAMP) ## random command programs, RTL against the instruction-set simul
 	@sim/setup.sh $(if $(filter icarus,$(SIM)),icarus,verilator)
 	@$(PY) -m lepton_sim.soak $(options) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(ARGS)
 
-mnist: $(STAMP) ## trains the 784-64-10 network on MNIST on the RTL, 5 epochs, to 97 %; goes on where it was interrupted [BACKEND=model EPOCHS= IMAGES= SEED=]
+mnist: $(STAMP) ## trains the 784-64-10 network on MNIST on the RTL, 5 epochs, to 97 %; goes on where it was interrupted [BACKEND=model EPOCHS= IMAGES= SEED= PLAN=1: print the plan only]
 	@sim/setup.sh verilator
-	@$(PY) -m lepton_sim.mnist $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGES),--images $(IMAGES)) $(ARGS)
+	@$(PY) -m lepton_sim.mnist $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED)) $(if $(BACKEND),--backend $(BACKEND)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGES),--images $(IMAGES)) $(if $(PLAN),--plan) $(ARGS)
 
 rtl: $(STAMP) ## Verilog of every preset into rtl/, the same bytes every time [PRESET=]
 	@$(PY) -m lepton_npu.verilog $(if $(PRESET),--preset $(PRESET)) --output rtl $(ARGS)

@@ -10,6 +10,7 @@ from lepton_sim.harness import Harness
 from lepton_sim.mnist import NETWORK, headline_session
 from leptonaicsdk.backend import RtlBackend
 from leptonaicsdk.driver import Driver
+from leptonaicsdk.memory import Memory
 from leptonaicsdk.network import Adam, Optimizer
 from leptonaicsdk.program import Program
 from leptonaicsdk.schedule import Region, Schedule
@@ -32,7 +33,9 @@ class StepCycles:
 
 def _rtl_session(config: NpuConfig, batch: int, optimizer: Optimizer) -> Session:
     """784-64-10 on the RTL, behind a memory of 30 cycles' latency that never stalls."""
-    return headline_session(RtlBackend(config, 1 << 25, latency=LATENCY), optimizer=optimizer, batch=batch)
+    return headline_session(
+        RtlBackend(config, 1 << 25, timing=Memory(latency=LATENCY)), optimizer=optimizer, batch=batch
+    )
 
 
 def _difference(session: Session, few: int, many: int, run) -> StepCycles:

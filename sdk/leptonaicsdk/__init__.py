@@ -9,20 +9,26 @@
 """
 
 from .device import Device, Progress
+from .driver import CoreFaultError, Fault
 from .errors import InputError, InputTypeError, LeptonError, ModelError, StateError
+from .memory import BusError, Memory
 from .metrics import Evaluation, Scores
 from .network import Activation, Adam, Dense, Loss, Network, Sgd
 
 __all__ = [
     "Activation",
     "Adam",
+    "BusError",
+    "CoreFaultError",
     "Dense",
     "Device",
     "Evaluation",
+    "Fault",
     "InputError",
     "InputTypeError",
     "LeptonError",
     "Loss",
+    "Memory",
     "ModelError",
     "Network",
     "Progress",

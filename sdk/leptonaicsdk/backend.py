@@ -8,6 +8,8 @@ from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 from numpy.typing import NDArray
 
 from .driver import COUNTERS, CoreFaultError, Driver, Fault
+from .errors import InputError
+from .memory import LAST_BYTE, Memory
 
 __all__ = ["BACKENDS", "Backend", "ModelBackend", "RtlBackend", "open_backend"]
 
@@ -26,11 +28,14 @@ class Backend(Protocol):
     config : NpuConfig
     memory : numpy.ndarray
         uint8, from byte address ``base`` on.
+    timing : Memory
+        How the memory answers, or would if the backend had any timing.
     """
 
     config: NpuConfig
     memory: NDArray[np.uint8]
     base: int
+    timing: Memory
 
     def run(self, records: bytes):
         """Run records, of which the last is an IRQ, to their end.
@@ -62,7 +67,7 @@ def _put(memory: NDArray[np.uint8], tail: int, records: bytes):
 
 
 class RtlBackend:
-    """The generated Verilog under Verilator, with a memory of ``latency`` cycles; built at first use, then cached.
+    """The generated Verilog under Verilator, behind a memory of ``timing``; built at first use, then cached.
 
     Attributes
     ----------
@@ -72,18 +77,39 @@ class RtlBackend:
 
     last_cycles = 0
 
-    def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0, latency: int = 30):
+    def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0, timing: Memory | None = None):
         from lepton_sim.core import core_library
         from lepton_sim.harness import Harness
 
         self.config, self.base = config, base
         self._harness = Harness(core_library(config), memory_bytes, base=base)
-        self._harness.configure(latency=latency)
+        self.timing = timing or Memory()
         self.memory = self._harness.memory
         self._driver = Driver(self._harness)
         self._tail = 0
         self._driver.start(base, RING_LOG2)
         self._driver.clear_counters()
+
+    @property
+    def timing(self) -> Memory:
+        """See `Backend`; errors that are over are left out."""
+        return self._timing.after(self._harness.error_beats)
+
+    @timing.setter
+    def timing(self, value: Memory):
+        from lepton_sim.harness import BusResponse, ErrorRange
+
+        self._timing = value
+        self._harness.configure(latency=value.latency, bandwidth=value.bandwidth)
+        self._harness.inject_errors(
+            [
+                ErrorRange(
+                    error.first, LAST_BYTE if error.last is None else error.last, BusResponse[error.response.upper()],
+                    error.access == "write", error.after, error.count or 0,
+                )
+                for error in value.errors
+            ]
+        )  # fmt: skip
 
     def run(self, records: bytes):
         """See `Backend`."""
@@ -114,18 +140,33 @@ class RtlBackend:
 
 
 class ModelBackend:
-    """The instruction-set simulator, which has no timing: its counters are 0.
+    """The instruction-set simulator, which has no bus: its counters are 0, and its memory must be without errors.
 
     With ``schedule_seed`` its engines take turns at random, see `lepton_verif.model.iss.Iss`.
     """
 
-    def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0, schedule_seed: int | None = None):
+    def __init__(
+        self, config: NpuConfig, memory_bytes: int, *, base: int = 0, timing: Memory | None = None,
+        schedule_seed: int | None = None,
+    ):  # fmt: skip
         from lepton_verif.model.iss import Iss
 
         self.config, self.base = config, base
+        self.timing = timing or Memory()
         self.memory = np.zeros(memory_bytes, np.uint8)
         self._iss = Iss(config, self.memory, base=base, schedule_seed=schedule_seed)
         self._iss.start(base, RING_LOG2)
+
+    @property
+    def timing(self) -> Memory:
+        """See `Backend`."""
+        return self._timing
+
+    @timing.setter
+    def timing(self, value: Memory):
+        if value.errors:
+            raise InputError("memory must be without errors for the backend model, which has no bus")
+        self._timing = value
 
     def run(self, records: bytes):
         """See `Backend`."""
@@ -150,16 +191,20 @@ class ModelBackend:
         self.memory = np.zeros(0, np.uint8)
 
 
-def open_backend(kind: str, config: NpuConfig, *, memory_bytes: int = 1 << 27, base: int = 0) -> Backend:
+def open_backend(
+    kind: str, config: NpuConfig, *, memory_bytes: int = 1 << 27, base: int = 0, timing: Memory | None = None
+) -> Backend:
     """The backend of a name.
 
     Raises
     ------
     ValueError
         For an unknown name; the message lists them.
+    InputError
+        For a memory with errors and the backend "model".
     """
     if kind == "rtl":
-        return RtlBackend(config, memory_bytes, base=base)
+        return RtlBackend(config, memory_bytes, base=base, timing=timing)
     if kind == "model":
-        return ModelBackend(config, memory_bytes, base=base)
+        return ModelBackend(config, memory_bytes, base=base, timing=timing)
     raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {kind!r}")

@@ -16,11 +16,13 @@ from .backend import BACKENDS
 from .driver import Fault
 from .errors import InputError, InputTypeError, StateError
 from .loaded import Loaded, LoadedNetwork, forward_slices, slices
+from .memory import Memory
 from .metrics import Evaluation, Scores, confusion_matrix
 from .network import Loss, Network, Optimizer
 from .runner import Runner
 from .session import Metrics
 from .state import State, checked_parameters, checked_state, initial_parameters
+from .training.plan import Plan
 
 __all__ = ["Device", "Progress"]
 
@@ -68,13 +70,15 @@ class Device:
         Name of the core's configuration.
     memory_bytes : int
         Size of the device's memory.
+    memory : Memory
+        How it answers: latency, bandwidth, and, with "rtl", injected errors.
     patch_keras : bool
         False leaves Keras alone but for models given to ``load_model()``.
 
     Raises
     ------
     InputError
-        For a backend or preset that does not exist, and a memory of no bytes.
+        For a backend or preset that does not exist, a memory of no bytes, and errors without a bus.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Device:
         preset: str = "train",
         *,
         memory_bytes: int = 1 << 27,
+        memory: Memory | None = None,
         patch_keras: bool = True,
     ):
         if backend is None:
@@ -92,7 +97,8 @@ class Device:
         if preset not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
         self._names = (backend, preset)
-        self._runner = Runner(backend, PRESETS[preset], inputs.whole("memory_bytes", memory_bytes))
+        size = inputs.whole("memory_bytes", memory_bytes)
+        self._runner = Runner(backend, PRESETS[preset], size, self._checked_memory(memory or Memory()))
         self._patch_keras = patch_keras
         self._precision = 8
         self._loaded: Loaded | None = None
@@ -110,6 +116,22 @@ class Device:
     def preset(self) -> str:
         """As given to the constructor."""
         return self._names[1]
+
+    @property
+    def memory(self) -> Memory:
+        """How the device's memory answers; errors that are over are left out. May be set at any time."""
+        return self._runner.memory
+
+    @memory.setter
+    def memory(self, value: Memory):
+        self._runner.memory = self._checked_memory(value)
+
+    def _checked_memory(self, value: Memory) -> Memory:
+        if not isinstance(value, Memory):
+            raise InputTypeError(f"memory must be a Memory, not {type(value).__name__}")
+        if value.errors and self.backend != "rtl":
+            raise InputError(f"memory must be without errors for the backend {self.backend}, which has no bus")
+        return value
 
     @property
     def initialized(self) -> bool:
@@ -312,6 +334,31 @@ class Device:
     def parameters(self, value: Any):
         state = self.state
         self.state = State(value, state.slots, state.step)
+
+    def plan(self, *, training: bool = True, bytes_in: bool = True) -> Plan:
+        """What the compiler makes of the loaded model: where its buffers are, and the cycles it expects, by engine.
+
+        ``print`` shows it. The estimate is computed from the commands and `memory`; nothing is run for it.
+
+        Parameters
+        ----------
+        training : bool
+            A training step, or a batch of ``predict``.
+        bytes_in : bool
+            For samples of uint8, or binary32.
+
+        Raises
+        ------
+        StateError
+            Before ``initialize()`` and ``load_model()``, and for a training step before the model is compiled.
+        ModelError
+            If the device cannot run the model; the message names the layer.
+        """
+        loaded = self._model("plan")
+        loaded.refresh()
+        if training:
+            loaded.check_step()
+        return self._prepare(loaded).plan(training=training, bytes_in=bytes_in)
 
     # What came of it
 

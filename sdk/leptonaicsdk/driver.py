@@ -5,6 +5,7 @@ from typing import Protocol
 
 from lepton_npu.spec.commands import Engine, FaultCause
 
+from .errors import LeptonError
 from .registers import REGISTERS
 
 __all__ = ["COUNTERS", "CoreFaultError", "Driver", "Fault", "RegisterBus"]
@@ -53,7 +54,7 @@ class Fault:
         return f"{self.cause.name} in {self.engine.name}, command {self.index}, address 0x{self.address:x}"
 
 
-class CoreFaultError(RuntimeError):
+class CoreFaultError(LeptonError, RuntimeError):
     """The core stopped with a fault, kept as ``fault``."""
 
     def __init__(self, fault: Fault):

@@ -93,6 +93,15 @@ class Loaded(ABC):
     def refresh(self, x: Any = None) -> None:  # noqa: B027 - a Network has nothing to do here
         """Look at a model that may have changed since; ``x`` are the samples of this call."""
 
+    def check_step(self) -> None:
+        """Refuse a model of which no training step can be compiled.
+
+        Raises
+        ------
+        StateError, ModelError
+        """
+        self.loss  # noqa: B018 - raises if there is none
+
     @property
     @abstractmethod
     def loss(self) -> Loss:

@@ -1,8 +1,9 @@
 """A program: commands of the core, packed into the records of a ring."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, Format, Opcode, Precision, VectorOp
@@ -73,6 +74,10 @@ class Program:
     def records(self) -> bytes:
         """The commands as they stand in a ring, 64 bytes each."""
         return b"".join(COMMANDS[command.opcode].pack(**command.fields) for command in self._commands)
+
+    def commands(self) -> Iterator[tuple[Opcode, Mapping[str, int]]]:
+        """Opcode and fields of every command."""
+        return ((command.opcode, MappingProxyType(command.fields)) for command in self._commands)
 
     def part(self, commands: range) -> "Program":
         """A program of some of these commands."""

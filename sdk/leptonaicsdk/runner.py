@@ -14,9 +14,11 @@ from .backend import Backend, open_backend
 from .driver import CoreFaultError, Fault
 from .errors import ModelError, StateError
 from .interrupts import deferred
+from .memory import Memory
 from .network import Loss, Network, Optimizer
 from .session import Metrics, Session
 from .state import State, pull
+from .training.plan import Plan
 
 __all__ = ["Runner", "Setup"]
 
@@ -49,6 +51,8 @@ class Runner:
     config : NpuConfig
     memory_bytes : int
         Size of the device's memory.
+    memory : Memory
+        How it answers.
 
     Attributes
     ----------
@@ -56,8 +60,8 @@ class Runner:
         The last fault of the core.
     """
 
-    def __init__(self, kind: str, config: NpuConfig, memory_bytes: int):
-        self._kind, self._config, self._memory_bytes = kind, config, memory_bytes
+    def __init__(self, kind: str, config: NpuConfig, memory_bytes: int, memory: Memory):
+        self._kind, self._config, self._memory_bytes, self._memory = kind, config, memory_bytes, memory
         self._backend: Backend | None = None
         self._session: Session | None = None
         self._setup: Setup | None = None
@@ -69,7 +73,18 @@ class Runner:
     def open(self):
         """Open the backend, if it is not."""
         if self._backend is None:
-            self._backend = open_backend(self._kind, self._config, memory_bytes=self._memory_bytes)
+            self._backend = open_backend(self._kind, self._config, memory_bytes=self._memory_bytes, timing=self._memory)
+
+    @property
+    def memory(self) -> Memory:
+        """How the memory answers: as set, without the errors that are over."""
+        return self._memory if self._backend is None else self._backend.timing
+
+    @memory.setter
+    def memory(self, value: Memory):
+        if self._backend is not None:
+            self._backend.timing = value
+        self._memory = value
 
     def close(self):
         """Close session and backend; calling it again does nothing."""
@@ -81,6 +96,7 @@ class Runner:
         finally:
             if backend is not None:
                 try:
+                    self._memory = backend.timing
                     self._earlier.update(backend.counters())
                 finally:
                     backend.close()
@@ -156,6 +172,10 @@ class Runner:
         with suppress(Exception):
             self.close()
         self._state = kept
+
+    def plan(self, *, training: bool, bytes_in: bool) -> Plan:
+        """See `Session.plan`."""
+        return self._call(lambda session: session.plan(training=training, bytes_in=bytes_in))
 
     def train(self, x: NDArray, y: NDArray, learning_rate: float) -> Metrics:
         """Train on batches of ``x`` (n, inputs), the last of which may be partial."""

@@ -16,6 +16,7 @@ from .network import Activation, Loss, Network, Optimizer
 from .program import Program
 from .training.emitter import IMAGE, INPUT, RATE, RESULT, TARGET
 from .training.layout import Home, Persistent
+from .training.plan import Plan, make_plan
 from .training.programs import (
     SUM_ROWS,
     Looped,
@@ -112,6 +113,7 @@ class Session:
             raise ValueError(f"batch must be an integer of 1 or more, not {batch!r}")
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.input_scale, self.clip, self.step = batch, input_scale, clip, 0
+        self.precision = precision
         self.config = backend.config
         self.inference_batch = max(batch, INFERENCE_BATCH) if self.config.acc_rows >= 4096 else batch
         self._slots = slots_of(optimizer)
@@ -259,6 +261,25 @@ class Session:
     def homes(self) -> tuple[Home, ...]:
         """Where each layer's weights and optimizer state live."""
         return self._persistent.homes
+
+    def plan(self, *, training: bool = True, bytes_in: bool = True) -> Plan:
+        """What the compiler made of a training step, or of a batch of `predict`: buffers, and cycles by engine.
+
+        Parameters
+        ----------
+        training : bool
+        bytes_in : bool
+            Whether the samples are uint8, or binary32.
+        """
+        if training:
+            looped, batch, what = self._train_program(self.batch, bytes_in), self.batch, "training step"
+        else:
+            batch, what = self.inference_batch, "inference"
+            looped = self._infer_program(batch, bytes_in, None)
+        sizes = "-".join(map(str, self.network.sizes))
+        title = f"{what} of {sizes}, batch {batch}, precision {self.precision}, samples "
+        title += "uint8" if bytes_in else "binary32"
+        return make_plan(title, looped, self.homes, self.backend.timing)
 
     # ---- Programs.
 

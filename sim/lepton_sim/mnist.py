@@ -233,6 +233,13 @@ def summary(run: Run, backend: str, epochs: list[Epoch], result: Scores) -> Tabl
     return table
 
 
+def print_plan(run: Run):
+    """What the compiler makes of the run's training step, and of a batch in its tests; nothing runs."""
+    session = new_session("model", preset(run.preset), run)
+    for training in (True, False):
+        print(session.plan(training=training), end="\n\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="make mnist", description=__doc__)
@@ -246,6 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-check", action="store_true", help="do not train the simulator beside the RTL")
     parser.add_argument("--restart", action="store_true", help="forget the epochs that were kept")
+    parser.add_argument("--plan", action="store_true", help="print the compiler's plan, and do not train")
     options = parser.parse_args(arguments)
     for name in ("epochs", "images", "batch"):
         if getattr(options, name) < 1:
@@ -256,6 +264,9 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     console = Console()
     try:
+        if options.plan:
+            print_plan(run)
+            return 0
         epochs, result = run_mnist(
             run, options.backend, check=not options.no_check, restart=options.restart, console=console
         )

@@ -16,9 +16,9 @@ class StandInBackend:
 
     alive: ClassVar[int] = 0
 
-    def __init__(self, kind, config, *, memory_bytes):
+    def __init__(self, kind, config, *, memory_bytes, timing=None):
         self.kind, self.config, self.memory_bytes, self.closed = kind, config, memory_bytes, False
-        self.rows = 0
+        self.rows, self.timing = 0, timing
         StandInBackend.alive += 1
 
     def counters(self):

@@ -140,6 +140,12 @@ class KerasModel(Loaded):
             if not layer.trainable or not self.model.trainable:
                 raise ModelError(f"layer {layer.name!r} (Dense) is not trainable; the device trains all layers")
 
+    def check_step(self) -> None:
+        """See `Loaded.check_step`."""
+        self.check_trainable()
+        super().check_step()
+        self.optimizer  # noqa: B018 - raises if the device has none like it
+
     def _optimizer_variables(self) -> dict[str, list[Any]]:
         """For each slot, Keras's variables in the order of ``model.trainable_variables``."""
         optimizer, trainable = self.model.optimizer, self.model.trainable_variables

@@ -54,12 +54,17 @@ class Stalls:
 
 @dataclass(frozen=True)
 class ErrorRange:
-    """Bytes ``first`` to ``last`` answer reads (or writes) with ``response``."""
+    """Bytes ``first`` to ``last`` answer reads (or writes) with ``response``.
+
+    The first ``after`` beats are answered as usual, then ``count`` with the error, or all of them (0), then as usual.
+    """
 
     first: int
     last: int
     response: BusResponse
     on_write: bool
+    after: int = 0
+    count: int = 0
 
 
 class _Settings(ctypes.Structure):
@@ -77,6 +82,8 @@ class _ErrorRange(ctypes.Structure):
         ("last", ctypes.c_uint64),
         ("response", ctypes.c_uint32),
         ("on_write", ctypes.c_uint32),
+        ("after", ctypes.c_uint64),
+        ("count", ctypes.c_uint64),
     ]
 
 
@@ -93,6 +100,7 @@ def _bind(path: Path) -> ctypes.CDLL:
         ("reset", None, [handle, ctypes.c_int]),
         ("settings", None, [handle, ctypes.POINTER(_Settings), u64]),
         ("errors", None, [handle, ctypes.POINTER(_ErrorRange), u32]),
+        ("error_beats", u64, [handle, u32]),
         ("register", ctypes.c_int, [handle, ctypes.c_int, u32, ctypes.POINTER(u32)]),
         ("run", ctypes.c_int, [handle, u64]),
         ("outstanding", ctypes.c_int, [handle]),
@@ -125,6 +133,7 @@ class Harness:
     def __init__(self, library: Path, memory_size: int, *, base: int = 0):
         self._library = _bind(library)
         self._handle = self._library.lepton_create(memory_size, base)
+        self._errors = 0
         self.base = base
         self.memory = np.ctypeslib.as_array(self._library.lepton_memory(self._handle), (memory_size,))
         self.reset()
@@ -201,11 +210,17 @@ class Harness:
         self._library.lepton_settings(self._handle, ctypes.byref(settings), seed)
 
     def inject_errors(self, ranges: list[ErrorRange]):
-        """Answer accesses to these bytes with errors, from now on."""
+        """Answer accesses to these bytes with errors, from now on: beats are counted from here."""
         array = (_ErrorRange * max(len(ranges), 1))(
-            *(_ErrorRange(r.first, r.last, int(r.response), int(r.on_write)) for r in ranges)
+            *(_ErrorRange(r.first, r.last, int(r.response), int(r.on_write), r.after, r.count) for r in ranges)
         )
         self._library.lepton_errors(self._handle, array, len(ranges))
+        self._errors = len(ranges)
+
+    @property
+    def error_beats(self) -> list[int]:
+        """Of each range given to `inject_errors`: beats to its bytes since then."""
+        return [self._library.lepton_error_beats(self._handle, number) for number in range(self._errors)]
 
     def trace(self, path: Path):
         """Write a VCD from here on.

@@ -2,7 +2,7 @@
 //
 // Everything that toggles every cycle is here; Python only rings doorbells. The memory accepts any legal traffic,
 // stalls every channel at random on request, answers after a settable latency at a settable bandwidth, may interleave
-// reads of different IDs, injects error responses by address range, and checks the core's side of the handshake and
+// reads of different IDs, injects error responses by address range and number of beats, and checks the core's side of the handshake and
 // burst rules (AMBA AXI and ACE, IHI 0022H, A3.2 and A3.4). Its timing rules are in docs/verification.md;
 // verif/lepton_verif/tb/axi_memory.py has the same ones for cocotb, and a test holds the two together.
 //
@@ -40,6 +40,16 @@ struct ErrorRange {
     uint64_t first, last;  // byte addresses, both included
     uint32_t response;
     uint32_t on_write;
+    uint64_t after, count;  // beats to these bytes before the first error; beats with it, 0: all
+};
+
+struct Injected {
+    ErrorRange range;
+    uint64_t seen;  // beats to these bytes so far
+    bool matches(uint64_t addr, bool write) const {
+        return (range.on_write != 0) == write && addr + kBusBytes > range.first && addr <= range.last;
+    }
+    bool active() const { return seen >= range.after && (range.count == 0 || seen - range.after < range.count); }
 };
 
 struct Burst {
@@ -77,7 +87,7 @@ struct Harness {
     uint64_t accepted = 0;  // cycle in which the core had taken the last register access
     Settings settings{};
     Random random{1};
-    std::vector<ErrorRange> errors;
+    std::vector<Injected> errors;
     std::string violation;
 
     std::map<uint32_t, std::deque<Burst>> reads;
@@ -114,10 +124,14 @@ struct Harness {
     bool inside(uint64_t addr) const { return addr >= base && addr - base + kBusBytes <= memory.size(); }
 
     uint32_t response_at(uint64_t addr, bool write) const {
-        for (const ErrorRange& range : errors)
-            if ((range.on_write != 0) == write && addr + kBusBytes > range.first && addr <= range.last)
-                return range.response;
+        for (const Injected& error : errors)
+            if (error.matches(addr, write) && error.active()) return error.range.response;
         return inside(addr) ? kOkay : kDecerr;
+    }
+
+    void count_beat(uint64_t addr, bool write) {
+        for (Injected& error : errors)
+            if (error.matches(addr, write)) error.seen++;
     }
 
     void check_burst(uint64_t addr, uint32_t len, uint32_t size, uint32_t burst, const char* name) {
@@ -207,6 +221,7 @@ struct Harness {
         if (r_valid && top->m_axi_rready) {
             Burst& burst = reads[r_id].front();
             beats_read++;
+            count_beat(burst.addr + uint64_t(burst.done) * kBusBytes, false);
             r_free = cycle + settings.bandwidth;
             if (++burst.done == burst.beats) {
                 reads[r_id].pop_front();
@@ -240,6 +255,7 @@ struct Harness {
             const WriteBeat& beat = write_beats.front();
             const uint64_t addr = burst.addr + uint64_t(burst.done) * kBusBytes;
             const uint32_t response = response_at(addr, true);
+            count_beat(addr, true);
             if (response != kOkay) burst.response = response;
             else
                 for (unsigned byte = 0; byte < kBusBytes; byte++)
@@ -341,7 +357,11 @@ void lepton_settings(Harness* h, const Settings* settings, uint64_t seed) {
     h->settings = *settings;
     h->random.state = seed * 0x9E3779B97F4A7C15ull + 1;
 }
-void lepton_errors(Harness* h, const ErrorRange* ranges, uint32_t count) { h->errors.assign(ranges, ranges + count); }
+void lepton_errors(Harness* h, const ErrorRange* ranges, uint32_t count) {
+    h->errors.clear();
+    for (uint32_t i = 0; i < count; i++) h->errors.push_back({ranges[i], 0});
+}
+uint64_t lepton_error_beats(Harness* h, uint32_t number) { return h->errors[number].seen; }
 int lepton_register(Harness* h, int write, uint32_t addr, uint32_t* value) {
     return h->register_access(write != 0, addr, value);
 }
