@@ -1,4 +1,4 @@
-"""Precision 32: weights after 100 steps on the simulator agree with NumPy's float32 training.
+"""Precision 32: weights after 100 steps on the simulator agree with NumPy's float32 training, and are the RTL's.
 
 The tolerances are derived (`lepton_verif.model.training_bound`), element by element. Against a float32 training that
 saturates the operands of products as the core does they are sharp: precision 16 is outside. Against plain float32 they
@@ -12,7 +12,7 @@ from lepton_verif.model import equations as eq
 from lepton_verif.model.float32_training import train
 from lepton_verif.model.training_bound import training_tolerance
 from leptonaicsdk import network as net
-from leptonaicsdk.backend import ModelBackend
+from leptonaicsdk.backend import ModelBackend, RtlBackend
 from leptonaicsdk.session import Session
 
 from tests.verif.float32_example import CROSS_ENTROPY, OPTIMIZERS, example, ratio
@@ -35,15 +35,19 @@ def _optimizer(optimizer):
     return net.Sgd(optimizer.rate, optimizer.momentum, optimizer.nesterov)
 
 
-def _on_the_core(data, loss, optimizer, bits):
+def _session(backend, data, loss, optimizer, bits):
     layers = tuple(net.Dense(layer.bias.size, layer.activation) for layer in data.layers)
     session = Session(
-        ModelBackend(CONFIG, 1 << 22), net.Network(data.x.shape[1], layers), loss=loss, optimizer=_optimizer(optimizer),
+        backend(CONFIG, 1 << 22), net.Network(data.x.shape[1], layers), loss=loss, optimizer=_optimizer(optimizer),
         batch=data.batch, precision=bits,
     )  # fmt: skip
     session.parameters = [(layer.weights, layer.bias) for layer in data.layers]
     session.train(data.x, data.y)
-    return session.parameters
+    return session
+
+
+def _on_the_core(data, loss, optimizer, bits):
+    return _session(ModelBackend, data, loss, optimizer, bits).parameters
 
 
 @pytest.mark.slow
@@ -61,3 +65,18 @@ def test_weights_after_100_steps(activations, loss, name, seed):
     assert all(gradient.weights.max() < 1e-3 * change for gradient, change in zip(sharp, changes))
     if "relu" not in activations:  # with the wide tolerance a z may always be near 0
         assert ratio(core, train(*arguments), training_tolerance(*arguments, CONFIG.side)) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.verilator
+@pytest.mark.parametrize(("activations", "loss", "name", "seed"), CASES)
+def test_the_same_words_on_the_rtl(activations, loss, name, seed):
+    """After the 100 steps: parameters and optimizer state, so that the tolerances above are the RTL's as well."""
+    data, optimizer = example(activations, loss, seed), OPTIMIZERS[name]
+    words = []
+    for backend in (ModelBackend, RtlBackend):
+        session = _session(backend, data, loss, optimizer, 32)
+        assert session.step == 100
+        words.append(session.raw_state())
+        session.backend.close()
+    np.testing.assert_array_equal(*words)
