@@ -43,7 +43,10 @@ INFERENCE_BATCH = 128
 
 @dataclass(frozen=True)
 class Metrics:
-    """Sums over ``count`` samples: of their losses, and of how many are classified as their label."""
+    """Sums over ``count`` samples: of their losses, and of how many are classified as their label.
+
+    The class of a sample is the first one with the greatest probability.
+    """
 
     count: int
     loss_sum: float
@@ -485,10 +488,10 @@ class Session:
                 looped = self._train_program(size, bytes_in)
                 registers[RATE] = rate_rows
             registers[RESULT] = results
-            # Results that no sample fills: probability 1, less than the greatest; or loss 0.
+            # Results that no sample fills: probability 1, another class; or loss 0.
             block = SUM_ROWS * self.config.row_bytes
             blocks = -(-count * strides.result // block)
-            unused = np.array([1.0, 2.0] if self.loss.labelled else [0.0, 0.0], np.float32)
+            unused = np.array([1.0, 0.0] if self.loss.labelled else [0.0, 0.0], np.float32)
             self._view(results, blocks * block).view(np.float32).reshape(-1, 2)[:] = unused
             sums = results + blocks * block
             self._launch(

@@ -142,6 +142,28 @@ def test_evaluate_and_predict_agree(seed):
     )
 
 
+@pytest.mark.parametrize("name", ["classes", "many classes", "one layer"])
+def test_of_equal_probabilities_the_first_one_counts(name, seed):
+    """Pairs of classes with the same weights, and then all of them: what argmax says, in `evaluate` and in `train`."""
+    rng = np.random.default_rng([seed, 12])
+    network, loss = _network(name)
+    parameters = _parameters(network, rng)
+    session = _session(SMALL, network, loss, Sgd(0.0), input_scale=1 / 255, precision=8)
+    x, y = _data(network, loss, rng, 100, True)
+    outputs = network.sizes[-1]
+    for classes in (np.arange(outputs) // 2, (np.arange(outputs) + 1) // 2, np.zeros(outputs, int)):
+        weights, bias = (array[..., classes] for array in parameters[-1])
+        session.parameters = [*parameters[:-1], (weights, bias)]
+        p = session.predict(x)
+        ties = (p == p.max(axis=1, keepdims=True)).sum(axis=1)
+        assert (ties > 1).mean() > 0.5
+        last = outputs - 1 - p[:, ::-1].argmax(axis=1)
+        for labels in (p.argmax(axis=1), last, y):
+            right = int((p.argmax(axis=1) == labels).sum())
+            assert session.evaluate(x, labels).correct == right
+            assert session.train(x, labels).correct == right
+
+
 def test_state_goes_in_and_out(seed):
     """Parameters and optimizer state survive a way through the host: training goes on as if nothing had happened."""
     rng = np.random.default_rng([seed, 9])

@@ -29,9 +29,11 @@ class Targets:
         self.target_stride, self.result_stride = target_stride, result_stride
         wide = self.persistent.layers[-1].n_tiles
         self.wide, self.batch = wide, self.buffers.batch
-        self.lanes, self.used = (View.of(self.persistent.constant(name)) for name in ("lanes", "used"))
+        constants = (View.of(self.persistent.constant(name)) for name in ("lanes", "left", "used"))
+        self.lanes, self.left, self.used = constants
         self.lane0 = View.of(self.persistent.constant("lane0"), stride0=0)
         self.outputs = View.of(self.buffers.outputs[-1], stride1=wide)
+        self.everywhere = self.persistent.config.side - 1  # lane_bcast: lane 0 in all lanes
 
     def load(self):
         """Labels, in lane 0 of a row for each sample, or target values."""
@@ -53,8 +55,7 @@ class Targets:
         if self.loss.labelled:
             hot = View.of(buffers.scratch[1], stride1=self.wide)
             label = View((buffers.target,), buffers.target.start, 0, 1)
-            everywhere = self.persistent.config.side - 1
-            e.vector(VectorOp.EQ, hot, label, self.lanes, count=count, a_format=Format.I32, lane_bcast=everywhere)
+            e.vector(VectorOp.EQ, hot, label, self.lanes, count=count, a_format=Format.I32, lane_bcast=self.everywhere)
             e.muladd(delta, hot, -1.0, self.outputs, count=count)
             return
         target = View.of(buffers.target, stride1=self.wide)
@@ -62,18 +63,15 @@ class Targets:
         e.muladd(delta, delta, self.used, 0.0, count=count)  # unused lanes do not count
 
     def report(self):
-        """Each sample's pair of words to memory: probability of its label and the greatest one; or its loss and 0."""
-        e, buffers, count = self.emitter, self.buffers, (self.wide, self.batch)
+        """Each sample's pair of words to memory; its loss and 0; or with labels, see `_classified`."""
+        e, buffers = self.emitter, self.buffers
         row, work = buffers.scratch[3], View.of(buffers.scratch[1], stride1=self.wide)
-        if self.loss.labelled:
-            e.muladd(work, work, self.outputs, 0.0, count=count)
-        else:
-            e.muladd(work, self.delta, self.delta, 0.0, count=count)
-        self.forward.reduce(VectorOp.MULADD, buffers.scratch[1], row)
         rows = View.of(row)
         if self.greatest is not None:
-            e.vector(VectorOp.SELECT, rows, self.lane0, rows, View.of(self.greatest), count=(self.batch, 1))
+            self._classified(self.greatest)
         else:
+            e.muladd(work, self.delta, self.delta, 0.0, count=(self.wide, self.batch))
+            self.forward.reduce(VectorOp.MULADD, buffers.scratch[1], row)
             units = self.persistent.layers[-1].units
             factor = 1.0 / units if self.loss == Loss.MEAN_SQUARED_ERROR else 1.0
             e.muladd(rows, rows, factor, 0.0, count=(self.batch, 1))
@@ -82,6 +80,25 @@ class Targets:
             [row], register=RESULT, address=0, stride=self.result_stride, rows=self.batch, words=2, local=row.start,
             local_stride=1,
         )  # fmt: skip
+
+    def _classified(self, greatest: Region):
+        """The probability of each sample's label; and its number, plus the lanes from its class to the last one.
+
+        Its class is the first one with the greatest probability. The second word is the number of lanes if that is the
+        label. Both are found by one reduction: that of the probabilities' other lanes are 0.
+        """
+        e, buffers, count = self.emitter, self.buffers, (self.wide, self.batch)
+        pair, row, size = buffers.scratch[1], buffers.scratch[3], self.batch * self.wide
+        likely, first = (View.of(pair, offset, stride1=self.wide) for offset in (0, size))
+        each = View((greatest,), greatest.start, 0, 1)
+        e.muladd(likely, likely, self.outputs, 0.0, count=count)
+        e.vector(VectorOp.EQ, first, self.outputs, each, count=count)
+        e.muladd(first, first, self.left, 0.0, count=count)
+        self.forward.reduce(VectorOp.MAX, pair, row)
+        found, label = View.of(row, self.batch), View.of(buffers.target)
+        rows, each_one = View.of(row), (self.batch, 1)
+        e.muladd(found, label, 1.0, found, count=each_one, a_format=Format.I32, lane_bcast=self.everywhere)
+        e.vector(VectorOp.SELECT, rows, self.lane0, rows, found, count=each_one)
 
 
 class Backward:

@@ -41,7 +41,8 @@ class Buffers:
     packed, inputs : list of Region
         Staging of a chunk of samples as bytes (uint8 samples only), and in binary32; used in turn.
     scratch : list of Region
-        Of softmax and of losses: rows for the last layer's outputs of a batch (2), and a row for each sample (2).
+        Of softmax and of losses: rows for the last layer's outputs of a batch (2), and a row for each sample (2); the
+        second of each are twice as many with labels.
     target : Region
         Labels (a row for each sample) or target values.
     back_sums, deltas, delta_tiles
@@ -104,7 +105,9 @@ class Buffers:
             self.packed = [vmem.take("samples as bytes", batch * -(-wide // 4)) for _ in range(2)]
         self.inputs = [vmem.take("samples", batch * wide) for _ in range(1 if bytes_in else 2)]
         rows = batch * last.n_tiles
-        self.scratch = [vmem.take("scratch of the loss", size) for size in (rows, rows, batch, batch)[:scratch]]
+        each = 2 if labels else 1
+        sizes = (rows, each * rows, batch, each * batch)[:scratch]
+        self.scratch = [vmem.take("scratch of the loss", size) for size in sizes]
         if scratch > 2:
             self.target = vmem.take("labels", batch if labels else rows)
         self.back_sums: list[Region] = []

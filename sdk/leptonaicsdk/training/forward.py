@@ -160,9 +160,11 @@ class Forward:
     def reduce(self, op: VectorOp, source: Region, target: Region):
         """Greatest (MAX) or sum (MULADD) of the lanes of each sample of ``source``, in all lanes of its ``target`` row.
 
+        There are as many samples as ``target`` has rows.
+
         The order of a sum: columns of tiles ascending, then lanes whose numbers differ in bit 0, 1 and so on.
         """
-        wide, batch = self.persistent.layers[-1].n_tiles, self.batch
+        wide, batch = self.persistent.layers[-1].n_tiles, target.size
         out = View.of(target)
         steps: list[tuple[View, View, int]] = []
         for column in range(1, wide):

@@ -196,12 +196,18 @@ class Persistent:
     def constant_values(self) -> dict[str, NDArray[np.float32]]:
         """Local rows of constants by name, in their order.
 
-        ``lanes``: numbers of the last layer's outputs; ``used``: 1 in those that exist; ``lane0``, ``even``: 1 in lane
-        0, in the even lanes; ``ones``.
+        ``lanes``: numbers of the last layer's outputs; ``left``: lanes from each of them to the last; ``used``: 1 in
+        those that exist; ``lane0``, ``even``: 1 in lane 0, in the even lanes; ``ones``.
         """
         side, last = self.config.side, self.layers[-1]
         lane, outputs = np.arange(side), np.arange(last.n_tiles * side).reshape(-1, side)
-        rows = {"lanes": outputs, "used": outputs < last.units, "lane0": [lane == 0], "even": [lane % 2 == 0]}
+        rows = {
+            "lanes": outputs,
+            "left": outputs.size - outputs,
+            "used": outputs < last.units,
+            "lane0": [lane == 0],
+            "even": [lane % 2 == 0],
+        }
         return {name: np.array(values, np.float32) for name, values in {**rows, "ones": [np.ones(side)]}.items()}
 
     def constant(self, name: str) -> Region:

@@ -257,9 +257,10 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
     zero of p e^n - 1, found by three Newton steps n -= p e^n - 1 from the word of p read as an integer, which is
     2^23 (log2(p) + 127) to within 0.09 * 2^23 (J. N. Mitchell, "Computer Multiplication and Division Using Binary
     Logarithms", IRE Trans. EC-11, 1962). The error is 0.043 * ln 2 at first, and after a step at most half its square.
-    A sample is correct if no other class has a greater probability than its label.
+    A sample is correct if its label is the first class with the greatest probability, as NumPy's and Keras's argmax.
     """
     config = persistent.config
+    lanes = persistent.layers[-1].n_tiles * config.side
     spaces = persistent.copy_spaces()
     pairs, losses, hits, work, total, right = (spaces.vmem.take("losses", SUM_ROWS) for _ in range(6))
     even, lane0 = (View.of(persistent.constant(name), stride0=0) for name in ("even", "lane0"))
@@ -275,7 +276,7 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
         e.load(pairs, register=RESULT, address=0, rows=1, words=SUM_ROWS * config.side, local=pairs.start)
         each, n, hit, scratch = (View.of(region) for region in (pairs, losses, hits, work))
         if loss.labelled:
-            e.vector(VectorOp.LE, hit, each, each, count=count, lane_xor=1)
+            e.vector(VectorOp.EQ, hit, each, float(lanes), count=count, lane_xor=1)
             e.vector(VectorOp.MAX, each, each, 1e-7, count=count)
             slope = -math.log(2) / (1 << 23)
             e.muladd(n, each, slope, (127 - 0.043) * math.log(2), count=count, a_format=Format.I32)
