@@ -213,7 +213,7 @@ class LoadedNetwork(Loaded):
         if self._compiled is None:  # forward only: any loss that goes with the last layer
             softmax = self.network.layers[-1].activation == Activation.SOFTMAX
             loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY if softmax else Loss.MEAN_SQUARED_ERROR
-            return Setup(self.network, loss, Sgd(), 32, precision, self._input_scale)
+            return Setup(self.network, loss, None, 32, precision, self._input_scale)
         return Setup(self.network, *self._compiled, precision, self._input_scale)
 
     def state(self) -> State:

@@ -9,10 +9,17 @@ import numpy as np
 from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, Format, Opcode, Precision, VectorOp
 from lepton_npu.spec.config import ACC_SPACE, RECORD_BYTES, NpuConfig
 
-__all__ = ["Program", "Semaphores"]
+__all__ = ["Program", "Semaphores", "precision_of"]
 
 Semaphores = int | Iterable[int]
 """One semaphore's number, or several."""
+
+
+def precision_of(bits: int) -> Precision:
+    """The `Precision` of 8, 16 or 32 bits."""
+    if bits not in (8, 16, 32):
+        raise ValueError(f"precision must be 8, 16 or 32, not {bits}")
+    return {8: Precision.P8, 16: Precision.P16, 32: Precision.P32}[bits]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from .interrupts import deferred
 from .memory import Memory
 from .network import Loss, Network, Optimizer
 from .session import Metrics, Session
-from .state import State, pull
+from .state import State
 from .training.plan import Plan
 
 __all__ = ["Runner", "Setup"]
@@ -31,7 +31,7 @@ class Setup:
 
     network: Network
     loss: Loss
-    optimizer: Optimizer
+    optimizer: Optimizer | None
     batch: int
     precision: int
     input_scale: float = 1.0
@@ -113,7 +113,7 @@ class Runner:
     def state(self) -> State:
         """What the session holds; after a call that went wrong, what it held when this was last read or set."""
         if self._trained:
-            self._state, self._trained = self._call(pull), False
+            self._state, self._trained = self._call(lambda session: session.state), False
         if self._state is None:
             raise StateError("nothing has been run on the device yet")
         return self._state
@@ -151,8 +151,7 @@ class Runner:
 
     @staticmethod
     def _push(session: Session, state: State):
-        session.parameters = state.parameters
-        session.optimizer_state = state.optimizer
+        session.state = state
 
     def _call(self, action: Callable[[Session], T]) -> T:
         if self._session is None:

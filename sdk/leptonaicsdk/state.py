@@ -62,22 +62,10 @@ class State:
                 arrays[l, name, 0], arrays[l, name, 1] = weights, bias
         return arrays
 
-    @property
-    def optimizer(self) -> dict[str, Any]:
-        """Step and slots, as a session takes them."""
-        return {"step": self.step, "slots": self.slots}
-
 
 def _copied(pair: Any) -> Pair:
     weights, bias = (np.array(part, np.float32) for part in pair)
     return weights, bias
-
-
-def pull(session: Any) -> State:
-    """A copy of what ``session`` holds."""
-    memory = session.optimizer_state
-    slots = [{name: _copied(pair) for name, pair in layer.items()} for layer in memory["slots"]]
-    return State([_copied(pair) for pair in session.parameters], slots, int(memory["step"]))
 
 
 def _checked_pairs(network: Network, name: str, pairs: Any) -> list[Pair]:

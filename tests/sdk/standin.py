@@ -8,7 +8,7 @@ import numpy as np
 from leptonaicsdk.driver import COUNTERS, CoreFaultError
 from leptonaicsdk.network import Activation, Adam, Loss
 from leptonaicsdk.session import Metrics
-from leptonaicsdk.state import slot_names
+from leptonaicsdk.state import State, slot_names
 
 
 class StandInBackend:
@@ -68,10 +68,22 @@ class StandInSession:
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.precision, self.scale = batch, precision, input_scale
         self._parameters = [(np.zeros((i, o)), np.zeros(o)) for i, o in zip(network.sizes, network.sizes[1:])]
-        names = slot_names(optimizer)
+        names = slot_names(optimizer) if optimizer else ()
         self._slots = [{n: tuple(np.zeros_like(p) for p in pair) for n in names} for pair in self._parameters]
         self.step, self.closed = 0, False
         StandInSession.made += 1
+
+    @property
+    def state(self):
+        slots = [{n: tuple(p.astype(np.float32) for p in pair) for n, pair in s.items()} for s in self._slots]
+        return State(self.parameters, slots, self.step)
+
+    @state.setter
+    def state(self, value):
+        StandInSession.pushed += 1
+        self.parameters = value.parameters
+        self._slots = [{n: tuple(p.astype(np.float64) for p in pair) for n, pair in s.items()} for s in value.slots]
+        self.step = value.step
 
     @property
     def parameters(self):
@@ -79,18 +91,7 @@ class StandInSession:
 
     @parameters.setter
     def parameters(self, value):
-        StandInSession.pushed += 1
         self._parameters = [tuple(p.astype(np.float64) for p in pair) for pair in value]
-
-    @property
-    def optimizer_state(self):
-        slots = [{n: tuple(p.astype(np.float32) for p in pair) for n, pair in s.items()} for s in self._slots]
-        return {"step": self.step, "slots": slots}
-
-    @optimizer_state.setter
-    def optimizer_state(self, value):
-        self.step = value["step"]
-        self._slots = [{n: tuple(p.astype(np.float64) for p in pair) for n, pair in s.items()} for s in value["slots"]]
 
     def close(self):
         assert not self.closed, "a session is closed once"
@@ -157,7 +158,7 @@ class StandInSession:
             self._parameters[l] = tuple(
                 p if k and not layer.use_bias else self._update(l, k, p, g, rate) for p, g, k in pairs
             )
-        self.parameters, self.optimizer_state = self.parameters, self.optimizer_state
+        self.state = self.state
         StandInSession.pushed -= 1
         return self._measure(a, y)
 

@@ -113,10 +113,27 @@ def test_interrupt_on_the_device(device, monkeypatch):
         patch.setattr(backend, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             device.fit(X[:64], Y[:64], shuffle=False)
-    assert len(launches) == 3  # the training, and reading parameters and optimizer state
+    assert len(launches) == 2  # the training, and reading the state
     assert device.state.step == 4
     device.fit(X[64:], Y[64:], shuffle=False)
     assert device.state.same(whole)
+
+
+def test_a_state_goes_to_the_device_in_one_program(device, monkeypatch):
+    """Parameters and what the optimizer remembers together, and once."""
+    load(device)
+    device.fit(X, Y)
+    kept = device.state
+    load(device)
+    device.predict(X[:1])
+    backend, launches = device._runner._backend, []
+    run = backend.run
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "run", lambda records: (launches.append(len(records)), run(records)))
+        device.state = kept
+        device.predict(X[:1])
+    assert len(launches) == 2  # the state, and the prediction
+    assert device._runner._session.state.same(kept)
 
 
 def test_what_the_device_refuses(device):

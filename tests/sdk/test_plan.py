@@ -25,7 +25,7 @@ def _measured(session, looped, registers):
     totals = []
     for count in (8, 24):
         before = session.counters
-        session._launch({}, looped=[(looped, count, dict.fromkeys(registers, session._data))])
+        session._launcher.run({}, looped=[(looped, count, dict.fromkeys(registers, session._staging.start))])
         after = session.counters
         totals.append({name: after[name] - before[name] for name in after})
     return {name: (totals[1][name] - totals[0][name]) / 16 for name in totals[0]}
@@ -47,10 +47,7 @@ def test_the_estimate_is_the_cores_own(preset, sizes, batch, memory, home):
     session = _session(RtlBackend(PRESETS[preset], 1 << 22, timing=memory), sizes, batch, Adam(), home=home)
     for training in (True, False):
         plan = session.plan(training=training)
-        if training:
-            looped = session._train_program(batch, True)
-        else:
-            looped = session._infer_program(session.inference_batch, True, None)
+        looped = session._main_loop(training=training, bytes_in=True)
         measured = _measured(session, looped, range(1, 6))
         for name, engine in plan.engines.items():
             busy = measured[f"{name}_BUSY"]
@@ -77,7 +74,7 @@ def test_what_is_printed():
     assert any(line.startswith("MATMUL") and line.endswith("critical") for line in text)
     assert f"a step: {plan.cycles:,.0f} cycles ({plan.least:,.0f} if all" in text[-1]
     commands = [engine.commands for engine in plan.engines.values()]
-    body = session._train_program(128, True).body.program
+    body = session._main_loop(training=True, bytes_in=True).body.program
     assert sum(commands) + 4 == len(body)  # and four of the decoder
     assert str(session.plan(training=False, bytes_in=False)).startswith("inference of 784-64-10, batch 128, precision")
 
@@ -92,7 +89,7 @@ def test_what_changes_the_estimate():
     assert slow.engines["VECTOR"] == fast.engines["VECTOR"]
     assert slow.engines["LOAD"].busy > 3 * fast.engines["LOAD"].busy
     assert slow.cycles > 2 * fast.cycles
-    body = session._train_program(32, True).body
+    body = session._main_loop(training=True, bytes_in=True).body
     records = body.program.part(range(len(body.program)))
     for command in records._commands:  # without semaphores nothing waits: the critical engine's cycles are left
         command.fields.update(wait=0, post=0)

@@ -173,7 +173,7 @@ def test_state_goes_in_and_out(seed):
     first.parameters = _parameters(network, rng)
     first.train(x, y)
     second = _session(SMALL, network, loss, Sgd(0.1, 0.9), precision=8)
-    second.parameters, second.optimizer_state = first.parameters, first.optimizer_state
+    second.state = first.state
     np.testing.assert_array_equal(first.raw_state(), second.raw_state())
     assert second.step == 2
     third = _session(SMALL, network, loss, Sgd(0.1, 0.9), precision=8)
@@ -248,6 +248,30 @@ def test_refusals(options, message):
     options = {"loss": loss, "optimizer": Sgd(), "batch": 8, **options}
     with pytest.raises(ValueError, match=message):
         Session(ModelBackend(PRESETS["tiny"], 1 << 22), network, **options)
+
+
+def test_a_session_that_only_infers_has_more_room():
+    """No room for gradients and optimizer state is needed; its outputs are those of a session that trains."""
+    network = Network(100, (Dense(40, "relu"), Dense(10, "softmax")))
+    rng = np.random.default_rng(3)
+    parameters, (x, y) = _parameters(network, rng), _data(network, SPARSE, rng, 5, True)
+    backend = ModelBackend(PRESETS["tiny"], 1 << 22)
+    options = {"loss": SPARSE, "batch": 4, "input_scale": 1 / 255}
+    with pytest.raises(ValueError, match="the network cannot run on this core"):
+        Session(backend, network, optimizer=Adam(), **options)
+    session = Session(backend, network, optimizer=None, **options)
+    session.parameters = parameters
+    assert session.evaluate(x, y).correct == (session.predict(x).argmax(axis=1) == y).sum()
+    for call in (lambda: session.train(x, y), session.plan):
+        with pytest.raises(ValueError, match="optimizer must be given to a session that is to train, not None"):
+            call()
+    assert session.plan(training=False).engines["MATMUL"].busy > 0
+    outputs = []
+    for optimizer in (None, Adam()):
+        session = _session(SMALL, network, SPARSE, optimizer, input_scale=1 / 255)
+        session.parameters = parameters
+        outputs.append(session.predict(x))
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_bad_samples_and_labels():

@@ -116,7 +116,7 @@ class KerasModel(Loaded):
         except (ModelError, StateError):  # forward only: any loss that goes with the last layer
             softmax = description.network.layers[-1].activation == Activation.SOFTMAX
             loss = Loss.SPARSE_CATEGORICAL_CROSSENTROPY if softmax else Loss.MEAN_SQUARED_ERROR
-        optimizer = self.optimizer if self._trains() else Sgd()
+        optimizer = self.optimizer if self._trains() else None
         return Setup(description.network, loss, optimizer, self.batch, precision, description.input_scale)
 
     def wanted(self, name: str, y: Any, count: int) -> NDArray:

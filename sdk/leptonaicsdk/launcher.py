@@ -1,0 +1,92 @@
+"""Programs on a backend's core: their records go into memory once, and a ring of a few commands runs them."""
+
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from lepton_npu.spec.config import RECORD_BYTES
+
+from .backend import RING_LOG2, Backend
+from .program import Program
+from .training.programs import Looped
+
+__all__ = ["Launcher"]
+
+_CODE_BYTES = 1 << 20
+_LINE = 64
+
+
+class Launcher:
+    """Keeps programs in the part of the memory behind the ring, and runs them.
+
+    Parameters
+    ----------
+    backend : Backend
+
+    Attributes
+    ----------
+    end : int
+        Offset of the first byte of memory that is neither ring nor code.
+    """
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self._placed: dict[bytes, int] = {}
+        self._addresses: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # packing records takes time
+        self._next = -(-(RECORD_BYTES << RING_LOG2) // _LINE) * _LINE
+        self.end = self._next + _CODE_BYTES
+
+    def _place(self, program: Program) -> int:
+        """Byte address of a program's records."""
+        if (address := self._addresses.get(program)) is not None:
+            return address
+        records = program.records()
+        if records not in self._placed:
+            end = self._next + len(records)
+            if end > self.end:
+                raise RuntimeError(f"programs take more than the {_CODE_BYTES} bytes of code")
+            self._backend.memory[self._next : end] = np.frombuffer(records, np.uint8)
+            self._placed[records] = self._backend.base + self._next
+            self._next = end
+        self._addresses[program] = self._placed[records]
+        return self._placed[records]
+
+    def run(
+        self, registers: dict[int, int], once: Iterable[Program] = (),
+        looped: Iterable[tuple[Looped, int, dict[int, int]]] = (),
+    ):  # fmt: skip
+        """Run programs, and loops with their counts and address registers (offsets in memory), one after another.
+
+        Raises
+        ------
+        CoreFaultError
+            If the core stops with a fault.
+        """
+        ring = Program(self._backend.config)
+
+        def set_registers(values: dict[int, int]):
+            for register, offset in values.items():
+                ring.address(register=register, value=self._backend.base + offset)
+
+        def run(program: Program, count: int = 1):
+            if len(program):
+                ring.repeat(program, address=self._place(program), count=count)
+
+        set_registers(registers)
+        for program in once:
+            run(program)
+            ring.fence()
+        for loop, count, values in looped:
+            set_registers(values)
+            run(loop.before)
+            ring.fence()
+            credits = list(loop.body.credits)
+            for level in range(max(credits)):
+                ring.nop(post=[s for s, credit in enumerate(credits) if credit > level])
+            run(loop.body.program, count)
+            ring.fence()
+            for level in range(max(credits)):
+                ring.nop(wait=[s for s, credit in enumerate(credits) if credit > level])
+            run(loop.after)
+        ring.irq(1)
+        self._backend.run(ring.records())
