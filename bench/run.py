@@ -66,7 +66,7 @@ def training_row(config: NpuConfig) -> Row:
 
 def inference_rows(config: NpuConfig, images: int = 256) -> list[Row]:
     """The headline network at precision 8, memory of latency 20 without stalls."""
-    _, job = make_job(config, digits().test_images[:images], 8)
+    job = make_job(config, digits().test_images[:images], 8).job
     with Harness(core_library(config), job.memory.size, base=job.base) as harness:
         run = run_job(harness, job)
     assert run.fault is None, run.fault

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from lepton_npu.spec.commands import Precision
 from numpy.typing import NDArray
 
 from .backend import Backend
@@ -16,7 +17,7 @@ from .training.compiler import Compiler
 from .training.emitter import IMAGE, INPUT, RATE, RESULT, TARGET
 from .training.homes import choose_homes
 from .training.image import pack, unpack
-from .training.layout import Home
+from .training.layout import Home, Persistent
 from .training.plan import Plan, make_plan
 from .training.programs import SUM_ROWS, Looped
 from .training.update import rates, slots_of
@@ -24,7 +25,8 @@ from .training.update import rates, slots_of
 __all__ = ["INFERENCE_BATCH", "Metrics", "Session"]
 
 INFERENCE_BATCH = 128
-"""Samples of a batch in `Session.evaluate` and `Session.predict`; on a small core it is a training step's batch."""
+"""Samples of a batch in `Session.evaluate` and `Session.predict`; on a small core it is a training step's batch, or
+without training what fits."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,9 @@ class Session:
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.precision, self.step = batch, precision, 0
         self.config = config = backend.config
-        self.inference_batch = max(batch, INFERENCE_BATCH) if config.acc_rows >= 4096 else batch
         self._slots = slots_of(optimizer) if optimizer else ()
-        self._persistent = persistent = choose_homes(
-            config, network, precision_of(precision), len(self._slots), loss=loss, batch=batch if optimizer else None,
-            inference_batch=self.inference_batch, least=home,
-        )  # fmt: skip
+        self._persistent, self.inference_batch = self._at_home(precision_of(precision), home)
+        persistent = self._persistent
         self._compiler = Compiler(persistent, loss, optimizer, scale=input_scale, clip=clip)
         self._launcher = Launcher(backend)
         self._image = self._launcher.end
@@ -117,6 +116,27 @@ class Session:
             for layer in persistent.layers
         ]
         self.state = State(zero, [{slot.name: pair for slot in self._slots} for pair in zero], 0)
+
+    def _at_home(self, precision: Precision, least: Home) -> tuple[Persistent, int]:
+        """Where everything lives, and the samples of a batch of inference."""
+        most = max(self.batch, INFERENCE_BATCH)
+        training: int | None = self.batch
+        if self.optimizer is None:
+            training, sizes = None, [max(most >> halved, 1) for halved in range(most.bit_length())]
+        else:
+            sizes = [most if self.config.acc_rows >= 4096 else self.batch]
+        refusal: ValueError | None = None
+        for size in sizes:
+            try:
+                persistent = choose_homes(
+                    self.config, self.network, precision, len(self._slots), loss=self.loss, batch=training,
+                    inference_batch=size, least=least,
+                )  # fmt: skip
+                return persistent, size
+            except ValueError as error:
+                refusal = error
+        assert refusal is not None
+        raise refusal
 
     def _main_loop(self, *, training: bool, bytes_in: bool) -> Looped:
         """The step of `train`, or of `predict`."""

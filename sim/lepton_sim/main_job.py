@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
 from lepton_verif.job import Job
-from lepton_verif.model.iss import Iss
-from leptonaicsdk.mlp import CompiledMlp, Layer, compile_mlp
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +25,8 @@ from .core import core_verilog, preset, run_job
 from .data import digits, trained_mlp
 from .harness import Harness, Stalls
 from .harness.build import build_harness
+from .inference_job import InferenceJob, inference_job
+from .mnist import NETWORK
 from .run import run_cocotb
 from .short_training import TrainingRun, short_training
 
@@ -79,27 +79,10 @@ class RtlRun:
     memory: np.ndarray | None = None  # None where it stays in the simulator
 
 
-def make_job(config: NpuConfig, images: np.ndarray, precision: int) -> tuple[CompiledMlp, Job]:
-    """The trained network's program for ``images``, and what the instruction-set simulator says it does.
-
-    Raises
-    ------
-    RuntimeError
-        If the simulator ends in a fault.
-    """
-    layers = [
-        Layer(layer.weights.astype(np.float32), layer.bias.astype(np.float32), layer.activation == "relu")
-        for layer in trained_mlp()
-    ]
-    compiled = compile_mlp(config, layers, images, precision)
-    iss = Iss(config, compiled.memory.copy(), base=compiled.base)
-    if (fault := iss.run(compiled.ring, compiled.ring_log2, compiled.records)) is not None:
-        raise RuntimeError(f"the instruction-set simulator stopped: {fault}")
-    job = Job(
-        compiled.memory, compiled.base, compiled.ring, compiled.ring_log2, compiled.records, iss.memory, tag=iss.tag,
-        name="digits",
-    )  # fmt: skip
-    return compiled, job
+def make_job(config: NpuConfig, images: np.ndarray, precision: int) -> InferenceJob:
+    """The trained network's job for ``images``, see `inference_job`."""
+    parameters = [(layer.weights.astype(np.float32), layer.bias.astype(np.float32)) for layer in trained_mlp()]
+    return inference_job(config, NETWORK, parameters, images, precision=precision)
 
 
 def run_rtl(options: argparse.Namespace, config: NpuConfig, job: Job, stages: Stages) -> RtlRun:
@@ -211,7 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.seed is not None:
         chosen = np.random.default_rng(options.seed).permutation(len(sample.test_images))[: options.images]
     with stages.time("compile and simulate commands"):
-        compiled, job = make_job(config, sample.test_images[chosen], options.precision)
+        inference = make_job(config, sample.test_images[chosen], options.precision)
+    job = inference.job
     try:
         run = run_rtl(options, config, job, stages)
     except (RuntimeError, TimeoutError) as error:
@@ -219,14 +203,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
     # Under cocotb the memory stays in the simulator, which has compared it with the expected one.
-    guesses = compiled.probabilities(job.expected if run.memory is None else run.memory).argmax(axis=1)
+    guesses = inference.probabilities(job.expected if run.memory is None else run.memory).argmax(axis=1)
     right = int((guesses == sample.test_labels[chosen]).sum())
     rows = [
         ("core", f"preset {options.preset}, {config.side} x {config.side} array, precision {options.precision}"),
         ("simulator", options.sim + (f", stalls of seed {options.seed}" if options.seed is not None else "")),
         ("images", str(options.images)),
         ("accuracy", f"{right / options.images:.4f} ({right} of {options.images})"),
-        ("commands", str(compiled.records)),
+        ("commands", f"{inference.commands:,}, of which {job.records} in the ring"),
         ("mismatching words", f"{'unknown' if run.mismatching is None else run.mismatching} of {job.memory.size // 4}"),
     ]
     if run.cycles:

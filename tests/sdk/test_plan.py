@@ -108,7 +108,7 @@ def test_plan_of_a_device():
         device.load_model(NETWORK)
         with pytest.raises(StateError, match="not compiled"):
             device.plan()
-        assert str(device.plan(training=False)).startswith("inference of 6-5-3, batch 32, precision 8")
+        assert str(device.plan(training=False)).startswith("inference of 6-5-3, batch 64, precision 8")
         device.compile(batch_size=8)
         device.set_precision(16)
         plan = device.plan(bytes_in=False)

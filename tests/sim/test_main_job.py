@@ -38,12 +38,13 @@ def test_table_has_the_figures(monkeypatch, capsys):
 
 
 def test_mismatch_fails_and_names_address_and_values(monkeypatch, capsys):
-    compiled, job = make_job(PRESETS["tiny"], digits().test_images[:2], 8)
+    inference = make_job(PRESETS["tiny"], digits().test_images[:2], 8)
+    job, address = inference.job, 0x100400
     memory = job.expected.copy()
-    memory[compiled.result - compiled.base] ^= 1
+    memory[address] ^= 1
     found = [str(mismatch) for mismatch in job.mismatches(memory)]
-    word = int(job.expected[compiled.result - compiled.base :][:4].view("<u4")[0])
-    assert found == [f"0x{compiled.result:08x}: expected 0x{word:08x}, found 0x{word ^ 1:08x}"]
+    word = int(job.expected[address:][:4].view("<u4")[0])
+    assert found == [f"0x{address:08x}: expected 0x{word:08x}, found 0x{word ^ 1:08x}"]
     status, text, _ = _run(monkeypatch, capsys, ["--sim", "icarus"], f"first difference {found[0]}", 1)
     assert status == 1
     assert f"first difference {found[0]}" in text

@@ -190,7 +190,11 @@ class Persistent:
             size = layer.k_tiles * layer.n_tiles * limbs
             self.tiles.append(None if home == Home.MEMORY else spaces.tiles.take(f"weights of {name}", size))
         self.ones = spaces.tiles.take("tile of ones", 1)
-        self.constants = spaces.vmem.take("constants", sum(len(rows) for rows in self.constant_values().values()))
+        last = self.layers[-1]
+        self.constants = spaces.vmem.take(
+            f"constants of layer {last.index} ({last.inputs} x {last.units})",
+            sum(len(rows) for rows in self.constant_values().values()),
+        )
         self.rate = spaces.vmem.take("learning rate", 1)
 
     def constant_values(self) -> dict[str, NDArray[np.float32]]:

@@ -62,5 +62,5 @@ def test_random_programs(seed, tmp_path):
 @pytest.mark.slow
 def test_inference(tmp_path):
     """The compiled network on two digits: the job of ``make sim`` for Icarus."""
-    _, job = make_job(CONFIG, digits().test_images[:2], 8)
+    job = make_job(CONFIG, digits().test_images[:2], 8).job
     _under_cocotb([_on_the_harness(job, tmp_path)])

@@ -1,4 +1,4 @@
-"""How far the core's probabilities may be from the equations': derived from the formats, for `test_mlp`.
+"""How far the core's probabilities may be from the equations': derived from the formats, for `test_inference`.
 
 A tile of largest magnitude in [2^E, 2^(E+1)) has steps s = 2^(E-f), f = 6, 14, 22, and integers up to q = 0x7F, 0x7F7F,
 0x7F7F7F. An element other than 0 is off by its rounding, taken as uniform in +-s/2 and independent of the others
@@ -63,7 +63,7 @@ def probabilities(layers, images, precision, batch, side):
     for layer in layers:
         inputs.append(scores)
         z = scores @ layer.weights.astype(np.float64) + layer.bias
-        scores = np.maximum(z, 0) if layer.relu else z
+        scores = np.maximum(z, 0) if layer.activation == "relu" else z
     variance = np.zeros_like(z)
     exact = np.zeros_like(z)
     gain = np.broadcast_to(np.eye(z.shape[1]), (len(z), z.shape[1], z.shape[1]))  # (image, output of the layer, score)
