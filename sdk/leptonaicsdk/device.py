@@ -186,11 +186,14 @@ class Device(DeviceLife):
 
     @property
     def state(self) -> State:
-        """Weights, optimizer memory and step of the loaded Network: save it, and set it again to go on from there."""
+        """Weights, optimizer memory and step of the loaded Network: save it, and set it again to go on from there.
+
+        A copy: what is done to it changes the device's only when it is set.
+        """
         loaded = self._network("state")
         if self._training:
             loaded.keep(self._runner.state)
-        return loaded.state()
+        return loaded.state().copy()
 
     @state.setter
     def state(self, value: State):

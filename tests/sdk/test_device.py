@@ -339,6 +339,9 @@ def test_values_that_are_not_finite(loaded, value):
         loaded.fit(x, Y)
     with pytest.raises(InputError, match=r"validation_data x must be finite in binary32"):
         loaded.fit(X, Y, validation_data=(x, Y))
+    for call in (lambda: loaded.evaluate(x, Y), lambda: loaded.predict(x)):
+        with pytest.raises(InputError, match=r"x must be finite in binary32, not .* \(sample 17, element 3\)"):
+            call()
     assert loaded.state.step == 0
     loaded.fit(X, Y)
 
@@ -466,6 +469,22 @@ def test_refused_models_leave_the_one_that_is_loaded(loaded, model, options, kin
     with pytest.raises(kind, match=message):
         loaded.load_model(model, **options)
     assert same(loaded.parameters, before)
+
+
+def test_arrays_changed_after_loading_change_nothing(device):
+    """What was given and what is read are the caller's copies; only setting them again changes the device's."""
+    given = initial_parameters(NETWORK, 4)
+    kept = [tuple(part.copy() for part in pair) for pair in given]
+    device.load_model(NETWORK, parameters=given)
+    given[0][0][:] = 7.0
+    assert same(device.parameters, kept)
+    outputs = device.predict(X)
+    read = device.parameters
+    read[1][0][:] = -3.0
+    assert same(device.parameters, kept)
+    assert np.array_equal(device.predict(X), outputs)
+    device.parameters = read
+    assert not np.array_equal(device.predict(X), outputs)
 
 
 def test_refused_states(loaded):

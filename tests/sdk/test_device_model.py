@@ -136,6 +136,24 @@ def test_a_state_goes_to_the_device_in_one_program(device, monkeypatch):
     assert device._runner._session.state.same(kept)
 
 
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "mean_squared_error"])
+def test_training_that_diverges_shows_it(device, loss):
+    """A rate that is finite, and far too large: the loss becomes NaN, as in Keras; the device can go on from before."""
+    last = "softmax" if loss.startswith("sparse") else "linear"
+    device.load_model(Network(12, (Dense(20, "relu"), Dense(3, last))), seed=1)
+    device.compile(optimizer=Sgd(1.0), loss=loss, batch_size=16)
+    y = Y if last == "softmax" else np.eye(3)[Y]
+    before = device.state
+    device.learning_rate = 1e38
+    history = device.fit(X, y, epochs=2)
+    assert np.isnan(history["loss"][-1])
+    assert np.isnan(device.evaluate(X, y).loss)
+    assert not np.isfinite(numbers(device.parameters)).all()
+    device.state = before
+    device.learning_rate = 1e-6
+    assert np.isfinite(device.fit(X, y)["loss"]).all()
+
+
 def test_what_the_device_refuses(device):
     load(device)
     with pytest.raises(InputError, match="y must be integers from 0 to 2, not 3"):

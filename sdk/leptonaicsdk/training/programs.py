@@ -277,7 +277,8 @@ def loss_sum(persistent: Persistent, loss: Loss) -> Looped:
         each, n, hit, scratch = (View.of(region) for region in (pairs, losses, hits, work))
         if loss.labelled:
             e.vector(VectorOp.EQ, hit, each, float(lanes), count=count, lane_xor=1)
-            e.vector(VectorOp.MAX, each, each, 1e-7, count=count)
+            e.vector(VectorOp.LT, scratch, each, 1e-7, count=count)  # not MAX, in which a NaN loses: it must be seen
+            e.vector(VectorOp.SELECT, each, scratch, 1e-7, each, count=count)
             slope = -math.log(2) / (1 << 23)
             e.muladd(n, each, slope, (127 - 0.043) * math.log(2), count=count, a_format=Format.I32)
             for _ in range(3):
