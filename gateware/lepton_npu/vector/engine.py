@@ -27,9 +27,10 @@ class VectorEngine(wiring.Component):
     """Runs VECTOR commands (docs/architecture.md, section 2), a group of ``lanes`` results each cycle.
 
     A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle; b or
-    c that is the same rows as a (not packed) arrives with it. A command starts when the one before it has written its
-    last row: with the 3 cycles of the memory that is 18 (comparisons) to 35 (sigmoid, tanh) cycles without a new group
-    between two commands.
+    c that is the same rows as a (not packed) arrives with it. A command starts in the cycle in which the one before it
+    writes its last row, and reads its first one in the next: with the 3 cycles of the memory that is 10 (comparisons),
+    17 (multiply-add) to 27 (sigmoid, tanh) cycles without a new group between two commands, and 3 more for each
+    conversion between F32 and another format.
 
     Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row,
     with the exact row as a 64-bit two's complement number. The results of earlier steps are written, nothing else is.
@@ -71,12 +72,10 @@ class VectorEngine(wiring.Component):
         m.d.comb += [
             engine.cmd.ready.eq(~busy),
             start.eq(engine.cmd.valid & engine.cmd.ready),
-            engine.busy.eq(busy),
+            engine.busy.eq(busy | engine.done),
         ]
         with m.If(start):
             m.d.sync += [command.eq(new), active.eq(1), busy.eq(1)]
-        with m.If(engine.done):
-            m.d.sync += busy.eq(0)
 
         # ---- Operands and the row of the result. Where b or c is a, as in a square, a row is fetched once for both.
         operands, needed = {}, {}
@@ -223,7 +222,7 @@ class VectorEngine(wiring.Component):
 
         # ---- Rows of results.
         popped = tag(tags.r_data)
-        end = Signal()
+        end = Signal()  # The last row is written in the next cycle, in which the next command may start.
         m.d.comb += [
             tags.r_en.eq(results[0].o_valid),
             gather.format.eq(command.dst_format),
@@ -237,12 +236,11 @@ class VectorEngine(wiring.Component):
             self.write.data.eq(gather.o),
             self.row.eq(gather.o_valid),
             engine.progress.eq(go | gather.o_valid),
-        ]
-        m.d.sync += [
-            self.write.addr.eq(popped.address),
             end.eq(results[0].o_valid & popped.end),
-            engine.done.eq(end),
         ]
+        m.d.sync += [self.write.addr.eq(popped.address), engine.done.eq(end)]
+        with m.If(end):
+            m.d.sync += busy.eq(0)
         return m
 
 

@@ -8,7 +8,7 @@ from lepton_npu.fp.compare import CompareOp, Fp32Compare
 from lepton_npu.fp.convert import ElementToFp32, Fp32ToElement
 from lepton_npu.fp.function import Fp32Function, FunctionOp
 from lepton_npu.fp.mul import Fp32MulAdd
-from lepton_npu.spec.commands import VectorOp
+from lepton_npu.spec.commands import Format, VectorOp
 
 __all__ = ["VectorLane"]
 
@@ -33,13 +33,14 @@ _FUNCTION = {
 class VectorLane(wiring.Component):
     """One result a cycle, in order as long as ``op`` stays the same: operations differ in latency.
 
-    From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`. ``op`` and the
-    formats are read all along the way, so they may only change when nothing is inside.
+    From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`; F32 goes around
+    the conversions in no time. ``op`` and the formats are read all along the way, so they may only change when nothing
+    is inside.
 
     Attributes
     ----------
     latency : int
-        Cycles of the slowest operation.
+        Cycles of the slowest operation, with both conversions.
 
     Members
     -------
@@ -77,8 +78,17 @@ class VectorLane(wiring.Component):
         m.submodules.function = function = Fp32Function()
         m.submodules.to_element = result = Fp32ToElement()
 
-        m.d.comb += [convert.i_valid.eq(self.i_valid), convert.format.eq(self.a_format), convert.i.eq(self.a)]
-        valid, b, c = self.i_valid, self.b, self.c
+        plain_in, plain_out = Signal(), Signal()
+        converting = Signal()
+        m.d.comb += [
+            plain_in.eq(self.a_format == Format.F32),
+            plain_out.eq(self.dst_format == Format.F32),
+            converting.eq(self.i_valid & ~plain_in),
+            convert.i_valid.eq(converting),
+            convert.format.eq(self.a_format),
+            convert.i.eq(self.a),
+        ]
+        valid, b, c = converting, self.b, self.c
         for stage in range(convert.latency):
             next_valid = Signal(name=f"valid{stage + 1}")
             m.d.sync += next_valid.eq(valid)
@@ -86,20 +96,24 @@ class VectorLane(wiring.Component):
                 next_b, next_c = (Signal(32, name=f"{n}{stage + 1}", reset_less=True) for n in "bc")
                 m.d.sync += [next_b.eq(b), next_c.eq(c)]
             valid, b, c = next_valid, next_b, next_c
+        operands, operands_valid = {}, Signal()
+        m.d.comb += operands_valid.eq(Mux(plain_in, self.i_valid, convert.o_valid))
+        for name, own, converted in (("a", self.a, convert.o), ("b", self.b, b), ("c", self.c, c)):
+            operand = operands[name] = Signal(32, name=f"operand_{name}")
+            m.d.comb += operand.eq(Mux(plain_in, own, converted))
 
         # Units that the command does not use get no operands, so that they do not toggle.
         is_mul_add, is_function = Signal(), Signal()
         m.d.comb += [
             is_mul_add.eq(self.op == VectorOp.MULADD),
             is_function.eq(Cat(self.op == op for op in _FUNCTION).any()),
-            mul_add.i_valid.eq(convert.o_valid & is_mul_add),
-            compare.i_valid.eq(convert.o_valid & ~is_mul_add & ~is_function),
-            function.i_valid.eq(convert.o_valid & is_function),
+            mul_add.i_valid.eq(operands_valid & is_mul_add),
+            compare.i_valid.eq(operands_valid & ~is_mul_add & ~is_function),
+            function.i_valid.eq(operands_valid & is_function),
         ]
-        for unit, names in ((mul_add, "abc"), (compare, "abc")):
-            values = {"a": convert.o, "b": b, "c": c}
-            m.d.comb += [getattr(unit, name).eq(values[name]) for name in names]
-        m.d.comb += function.i.eq(convert.o)
+        for unit in (mul_add, compare):
+            m.d.comb += [getattr(unit, name).eq(operand) for name, operand in operands.items()]
+        m.d.comb += function.i.eq(operands["a"])
         with m.Switch(self.op):
             for op, choice in _COMPARE.items():
                 with m.Case(op):
@@ -123,10 +137,10 @@ class VectorLane(wiring.Component):
         with m.If(o_valid):
             m.d.sync += rectified.eq(Mux(self.relu & o[31] & ~nan, 0, o))
         m.d.comb += [
-            result.i_valid.eq(rectified_valid),
+            result.i_valid.eq(rectified_valid & ~plain_out),
             result.format.eq(self.dst_format),
             result.i.eq(rectified),
-            self.o_valid.eq(result.o_valid),
-            self.o.eq(result.o),
+            self.o_valid.eq(Mux(plain_out, rectified_valid, result.o_valid)),
+            self.o.eq(Mux(plain_out, rectified, result.o)),
         ]
         return m
