@@ -67,10 +67,10 @@ def training_step_cycles(config: NpuConfig, batch: int, optimizer: Optimizer) ->
 
 
 def batch_inference(config: NpuConfig, batch: int = 128) -> StepCycles:
-    """Forward pass and store of the probabilities, an image, in batches of 128."""
+    """Forward pass and store of the probabilities, an image, in batches one after another."""
     session = _rtl_session(config, batch, Adam())
     images = np.resize(digits().train_images, (20 * batch, NETWORK.inputs))
-    done = _difference(session, 4, 20, lambda steps: session.predict(images[: steps * batch]))
+    done = _difference(session, 4, 20, lambda steps: session.predict(images[: steps * batch], batch=batch))
     session.backend.close()
     return StepCycles(done.cycles / batch, {name: value / batch for name, value in done.busy.items()})
 

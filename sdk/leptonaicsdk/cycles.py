@@ -2,7 +2,7 @@
 
 The one place of the latencies that a plan is computed with. Throughputs are those of docs/architecture.md, section 6,
 latencies are sums of the gateware's own (a test holds both against the core's counters, `tests/sdk/test_plan.py`);
-nothing is fitted to a network. What is left out: requests of several engines that meet at a bank of the local memory,
+nothing is fitted to a network. What is left out: requests of several engines that meet at a bank of the vector memory,
 and records that are fetched between the beats of a LOAD.
 """
 
@@ -25,9 +25,11 @@ POST = 3
 FETCH_AHEAD = 2
 """Records in flight at most."""
 
-VECTOR_FILL = 15
+VECTOR_FILL = 8
 """From a command to its last row, besides the rows and the operation's unit: 3 of the local memory, 3 of queue and
-operand registers, 3 and 3 of the conversions, 1 of relu, 3 of the result's."""
+operand registers, 1 of relu, 1 of the result's. The next command starts with that row."""
+VECTOR_CONVERT = 3
+"""Besides, if a is not F32, and if the result is not."""
 VECTOR_UNIT = {VectorOp.MULADD: 9, VectorOp.RECIP: 10, VectorOp.EXP: 11, VectorOp.SQRT: 11, VectorOp.RSQRT: 11,
                VectorOp.SIGMOID: 19, VectorOp.TANH: 19}  # fmt: skip
 """Latency of an operation's unit."""
@@ -68,12 +70,18 @@ class Timing:
         From its end to the end of the command.
     overlap : int
         Cycles before the end of its stream in which the next command may start; negative: after it.
+    half : int or None
+        The half of the accumulators that it reads, if any.
+    share : float
+        Of its cycles, how many it reads them in. A VECTOR command waits while MATMUL does.
     """
 
     fill: int
     stream: int
     drain: int
     overlap: int
+    half: int | None = None
+    share: float = 0
 
 
 def record_cycles(config: NpuConfig, memory: Memory) -> int:
@@ -97,8 +105,15 @@ def _vector(config: NpuConfig, _: Memory, f: Mapping[str, int]) -> Timing:
     op = VectorOp(f["op"])
     steps = f["count0"] * f["count1"]
     stream = max(steps * config.side // config.lanes, _bank_cycles(config, op, f))
-    drain = VECTOR_FILL + VECTOR_UNIT.get(op, VECTOR_COMPARE)
-    return Timing(0, stream, drain, -drain)
+    conversions = sum(f[name] != Format.F32 for name in ("a_format", "dst_format"))
+    drain = VECTOR_FILL + VECTOR_UNIT.get(op, VECTOR_COMPARE) + conversions * VECTOR_CONVERT
+    halves = [_half(config, f[name]) for name in op.operands if f[name] & ACC_SPACE]
+    return Timing(0, stream, drain, -drain, *halves[:1])
+
+
+def _half(config: NpuConfig, row: int) -> int:
+    """Of the accumulators, in which a local row is."""
+    return (row - ACC_SPACE) // (config.acc_rows // 2)
 
 
 def _bank_cycles(config: NpuConfig, op: VectorOp, f: Mapping[str, int]) -> int:
@@ -148,7 +163,9 @@ def _matmul(config: NpuConfig, _: Memory, f: Mapping[str, int]) -> Timing:
     each = f["k_tiles"] * sum(a + b <= 2 for a in range(limbs_a) for b in range(limbs_b))
     whole = max(rows, side)  # of a pass: the next tile's weights come meanwhile
     stream = columns * (each - 1) * max(whole, ACCUMULATE) + (columns - 1) * whole + rows
-    return Timing(MATMUL_START + side, stream, TILE_READ + side + side // 4 + ARRAY_END + ACCUMULATE - 1, whole)
+    drain = TILE_READ + side + side // 4 + ARRAY_END + ACCUMULATE - 1
+    adding = 1 if f["accumulate"] else (each - 1) / each  # passes that read what they add to
+    return Timing(MATMUL_START + side, stream, drain, whole, _half(config, f["acc"]), adding * rows / whole)
 
 
 def _dma(config: NpuConfig, memory: Memory, f: Mapping[str, int], trip: int) -> tuple[int, int]:

@@ -51,6 +51,23 @@ class Launcher:
         self._addresses[program] = self._placed[records]
         return self._placed[records]
 
+    def run_once(self, registers: dict[int, int], program: Program):
+        """Run a program as soon as possible; each address register is set just before the first command that uses it.
+
+        If it fits it runs out of the ring: a REPEAT would be fetched first, and the program only then. Errors as `run`.
+        """
+        if len(registers) + len(program) + 1 > 1 << RING_LOG2:
+            self.run(registers, [program])
+            return
+        ring, unset = Program(self._backend.config), dict(registers)
+        for number, (_, fields) in enumerate(program.commands()):
+            register = fields.get("base", 0)
+            if register in unset:
+                ring.address(register=register, value=self._backend.base + unset.pop(register))
+            ring.extend(program.part(range(number, number + 1)))
+        ring.irq(1)
+        self._backend.run(ring.records())
+
     def run(
         self, registers: dict[int, int], once: Iterable[Program] = (),
         looped: Iterable[tuple[Looped, int, dict[int, int]]] = (),

@@ -92,6 +92,10 @@ class Program:
         part._commands = [_Command(c.opcode, dict(c.fields)) for c in (self._commands[i] for i in commands)]
         return part
 
+    def extend(self, other: "Program"):
+        """Add the commands of another program."""
+        self._commands += other.part(range(len(other)))._commands
+
     def semaphores(self, number: int) -> tuple[int, int]:
         """Masks of the semaphores that command ``number`` waits for, and posts to."""
         fields = self._commands[number].fields

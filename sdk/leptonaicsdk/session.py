@@ -255,19 +255,22 @@ class Session:
         """Losses of samples, without an update."""
         return self._work(x, y, self.inference_batch, None)
 
-    def predict(self, x: NDArray) -> NDArray[np.float32]:
-        """Outputs of the network, (n, outputs)."""
+    def predict(self, x: NDArray, *, batch: int | None = None) -> NDArray[np.float32]:
+        """Outputs of the network, (n, outputs); ``batch`` samples at a time share tiles, or `inference_batch`."""
+        batch = self.inference_batch if batch is None else batch
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, not {batch}")
         x, staging = checked_samples(self.network, x), self._staging
         bytes_in, parts = x.dtype == np.uint8, []
         strides = self._compiler.strides(bytes_in, outputs=True)
-        for first, batches, batch in staging.pieces(len(x), self.inference_batch, strides):
-            part = x[first : first + batches * batch]
-            end = staging.put(staging.start, part, strides.sample, batch)
-            registers = {IMAGE: self._image, INPUT: staging.start, RESULT: end}
+        for first, batches, each in staging.pieces(len(x), batch, strides):
+            part = x[first : first + batches * each]
+            end = staging.put(staging.start, part, strides.sample, each)
+            registers = {INPUT: staging.start, RESULT: end, IMAGE: self._image}
             if batches == 1:
-                self._launcher.run(registers, [self._compiler.infer_once(batch, bytes_in)])
+                self._launcher.run_once(registers, self._compiler.infer_once(each, bytes_in))
             else:
-                self._launcher.run({}, looped=[(self._compiler.infer(batch, bytes_in, None), batches, registers)])
+                self._launcher.run({}, looped=[(self._compiler.infer(each, bytes_in, None), batches, registers)])
             size = len(part) * strides.result
             rows = staging.view(end, size).copy().view(np.float32).reshape(len(part), -1)
             parts.append(rows[:, : self.network.sizes[-1]].copy())

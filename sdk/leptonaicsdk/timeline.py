@@ -3,11 +3,12 @@
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lepton_npu.spec.commands import COMMANDS, Engine
 from lepton_npu.spec.config import NpuConfig
 
-from .cycles import DECODE, ISSUE, POST, Timing, record_cycles, timing
+from .cycles import ACCUMULATE, DECODE, ISSUE, POST, Timing, record_cycles, timing
 from .memory import Memory
 from .program import Program
 
@@ -40,21 +41,46 @@ class LoopCycles:
     engines: dict[Engine, EngineCycles]
 
 
+class _Held(NamedTuple):
+    """From ``first`` to ``end`` a half of the accumulators is read in a ``share`` of the cycles, before all others."""
+
+    first: float
+    end: float
+    share: float
+
+
+def _stretched(first: float, stream: float, held: Sequence[_Held]) -> float:
+    """The end of ``stream`` cycles of reading from ``first`` on."""
+    now, left = first, stream
+    for busy in held:
+        if busy.end <= now:
+            continue
+        free = max(busy.first - now, 0)
+        if left <= free:
+            break
+        left, now = left - free, max(now, busy.first)
+        slow = 1 - busy.share
+        if left <= (busy.end - now) * slow:
+            return now + left / slow
+        left, now = left - (busy.end - now) * slow, busy.end
+    return now + left
+
+
 class _Engine:
     """What is known of an engine at a point of the program."""
 
     def __init__(self):
         self.started: list[float] = []
         self.next_start = 0.0  # the least of the next command
-        self.stream_end = 0.0
+        self.stream = self.stream_end = 0.0  # of the latest one
         self.end = 0.0
         self.busy = 0.0
 
-    def run(self, earliest: float, cycles: Timing) -> float:
-        """Start a command; the cycle in which it is done."""
+    def run(self, earliest: float, cycles: Timing, held: Sequence["_Held"] = ()) -> float:
+        """Start a command; the cycle in which it is done. It goes on only as what holds it back lets it."""
         start = max(earliest, self.next_start)
-        stream = max(start + cycles.fill, self.stream_end)
-        self.stream_end = stream + cycles.stream
+        self.stream = max(start + cycles.fill, self.stream_end)
+        self.stream_end = _stretched(self.stream, cycles.stream, held)
         end = max(self.stream_end + cycles.drain, self.end)
         self.busy += end - max(start, self.end)
         self.next_start = max(start + 1, self.stream_end - cycles.overlap)
@@ -79,6 +105,7 @@ def loop_cycles(config: NpuConfig, memory: Memory, body: Program, credits: Seque
         else None
         for opcode, fields in body.commands()
     ]
+    held: dict[int | None, list[_Held]] = defaultdict(list)
     interval, decoded = record_cycles(config, memory), 0.0
     ends, busy = [], []
     for _ in range(_ITERATIONS):
@@ -96,7 +123,12 @@ def loop_cycles(config: NpuConfig, memory: Memory, body: Program, credits: Seque
             for semaphore in range(waits.bit_length()):
                 if waits >> semaphore & 1:
                     earliest = max(earliest, posts[semaphore].popleft() + POST)
-            end = engine.run(earliest, cycles)
+            matmul = cycles.half is not None and kind == Engine.MATMUL
+            end = engine.run(earliest, cycles, held[cycles.half] if cycles.half is not None and not matmul else ())
+            if matmul:
+                # Accumulators are read as their rows leave the array.
+                late = cycles.drain - ACCUMULATE
+                held[cycles.half].append(_Held(engine.stream + late, engine.stream_end + late, cycles.share))
             for semaphore in range(gives.bit_length()):
                 if gives >> semaphore & 1:
                     posts[semaphore].append(end)

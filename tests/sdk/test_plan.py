@@ -4,6 +4,7 @@ import pytest
 from lepton_npu.spec.config import PRESETS
 from leptonaicsdk import Adam, Dense, Device, Loss, Memory, Network, StateError
 from leptonaicsdk.backend import ModelBackend, RtlBackend
+from leptonaicsdk.cycles import record_cycles
 from leptonaicsdk.session import Session
 from leptonaicsdk.timeline import loop_cycles
 from leptonaicsdk.training.layout import Home
@@ -12,7 +13,7 @@ NETWORK = Network(6, (Dense(5, "relu"), Dense(3, "softmax")))
 CLASSES = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
 TOLERANCE = 0.15
 """Of a step, and of every engine, as a share of the measured: what the model leaves out are requests of engines that
-meet at a bank, and records between the beats of a LOAD."""
+meet at a bank of the vector memory, and records between the beats of a LOAD."""
 
 
 def _session(backend, sizes, batch, optimizer, **options):
@@ -54,7 +55,8 @@ def test_the_estimate_is_the_cores_own(preset, sizes, batch, memory, home):
             assert engine.busy == pytest.approx(busy, rel=TOLERANCE), f"{name}, training {training}"
         assert plan.cycles == pytest.approx(measured["CYCLES"], rel=TOLERANCE)
         assert plan.critical == max(plan.engines, key=lambda name: measured[f"{name}_BUSY"])
-        assert plan.least <= plan.cycles <= plan.most + 100
+        records = len(looped.body.program) * record_cycles(session.config, memory)  # slow memories: these count as well
+        assert plan.least <= plan.cycles <= plan.most + records
     session.backend.close()
 
 

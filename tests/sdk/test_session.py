@@ -127,6 +127,32 @@ def test_no_race_and_no_difference_between_homes(optimizer, homes, seed):
         np.testing.assert_array_equal(found[3], expected[3])
 
 
+@pytest.mark.parametrize("homes", [Home.CHIP, Home.TILES, Home.MEMORY])
+@pytest.mark.parametrize("bytes_in", [True, False])
+def test_layers_in_turn_give_the_same_bits(homes, bytes_in, seed):
+    """A batch alone, batches in a loop, and one layer after the other, in any order that the semaphores allow.
+
+    The last is what weights that stream do: with them nothing is begun before its layer's inputs are complete.
+    """
+    rng = np.random.default_rng([seed, 13])
+    network = Network(75, (Dense(70, "relu"), Dense(41, "tanh"), Dense(11, "softmax")))  # 9 and 6 columns of tiles
+    parameters, (x, _) = _parameters(network, rng), _data(network, SPARSE, rng, 10, bytes_in)
+    config = dataclasses.replace(SMALL, vmem_rows=8192, acc_rows=2048)
+    options = {"precision": 16, "input_scale": 1 / 255 if bytes_in else 1.0}
+    for batch in (1, 5):
+        reference = _session(config, network, SPARSE, Sgd(), home=Home.MEMORY, **options)
+        reference.parameters = parameters
+        expected = reference.predict(x, batch=batch)
+        for schedule in (None, 1, 2):
+            session = _session(config, network, SPARSE, Sgd(), seed=schedule, home=homes, **options)
+            session.parameters = parameters
+            np.testing.assert_array_equal(session.predict(x, batch=batch), expected)
+            alone = [session.predict(x[first : first + batch], batch=batch) for first in range(0, len(x), batch)]
+            np.testing.assert_array_equal(np.concatenate(alone), expected)
+    with pytest.raises(ValueError, match="batch must be at least 1, not 0"):
+        session.predict(x, batch=0)
+
+
 def test_evaluate_and_predict_agree(seed):
     """Losses and hits of `evaluate` are those of the probabilities that `predict` gives."""
     rng = np.random.default_rng([seed, 8])

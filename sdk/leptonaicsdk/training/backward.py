@@ -157,7 +157,7 @@ class Backward:
         for chunk in buffers.chunks[l + 1]:
             weights = self.forward.weights.tiles(l + 1, chunk)
             self.emitter.matmul(
-                [deltas.region, weights.region], sums, self.precision, self.precision, b_transpose=1,
+                [deltas.region, weights.region], [sums], self.precision, self.precision, b_transpose=1,
                 k_tiles=above.n_tiles, n_tiles=chunk.tiles,
                 a_tile=deltas.start, a_k_stride=self.high, a_limb_stride=self.high * above.n_tiles, a_stride0=1,
                 b_tile=weights.start, b_k_stride=weights.column, b_n_stride=1, b_limb_stride=weights.limb,
@@ -182,13 +182,13 @@ class Backward:
                 "b_k_stride": 1, "b_n_stride": self.high, "b_limb_stride": self.high * layer.n_tiles}  # fmt: skip
         rows = chunk.rows
         self.emitter.matmul(
-            [inputs, deltas.region], sums, self.precision, self.precision, **into, a_transpose=1,
+            [inputs, deltas.region], [sums], self.precision, self.precision, **into, a_transpose=1,
             a_tile=tiles.start + chunk.first * self.high, a_k_stride=1, a_limb_stride=self.high * tiles.wide,
             a_stride0=1, a_stride1=self.high * self.side, count0=self.side, count1=chunk.tiles,
             acc=sums.start, acc_stride0=layer.n_tiles, acc_stride1=self.side * layer.n_tiles, rows=rows,
         )  # fmt: skip
         if chunk.with_bias:
             self.emitter.matmul(
-                [self.persistent.ones, deltas.region], sums, Precision.P8, self.precision, **into,
+                [self.persistent.ones, deltas.region], [sums], Precision.P8, self.precision, **into,
                 a_tile=self.persistent.ones.start, acc=sums.start + rows * layer.n_tiles, rows=1,
             )  # fmt: skip

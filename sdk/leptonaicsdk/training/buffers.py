@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from leptonaicsdk.network import Activation
 from leptonaicsdk.schedule import Region
 
-from .layout import Chunk, Home, Persistent, chunks_of
+from .layout import Chunk, Home, Persistent, chunks_of, growing_chunks
 
 __all__ = ["Buffers", "choose_buffers"]
 
@@ -39,7 +39,8 @@ class Buffers:
     sums : list of Region
         Accumulators of each layer's products.
     packed, inputs : list of Region
-        Staging of a chunk of samples as bytes (uint8 samples only), and in binary32; used in turn.
+        Staging of a chunk of samples as bytes (uint8 samples only), and in binary32; used in turn. Of the latter one is
+        enough for bytes, unless the next chunk is wanted ``ahead``.
     scratch : list of Region
         Of softmax and of losses: rows for the last layer's outputs of a batch (2), and a row for each sample (2); the
         second of each are twice as many with labels.
@@ -59,7 +60,7 @@ class Buffers:
 
     def __init__(
         self, persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int,
-        count: int,
+        chunks: tuple[Chunk, ...], ahead: bool = False,
     ):  # fmt: skip
         self.persistent, self.batch, self.bytes_in, self.training = persistent, batch, bytes_in, training
         config, layers, limbs = persistent.config, persistent.layers, persistent.precision.limbs
@@ -67,8 +68,7 @@ class Buffers:
         spaces = self.spaces = persistent.copy_spaces()
         vmem = spaces.vmem
         high = self.high = -(-batch // side)
-        align = 4 if bytes_in else 1
-        self.chunks = [chunks_of(layers[0].inputs, side, count, align)]
+        self.chunks = [chunks]
         most = max(self._rows(0, chunk) for chunk in self.chunks[0])
         for layer in layers[1:]:
             parts = max(1, -(-layer.rows // max(most, (side + 1) * layer.n_tiles)))
@@ -103,7 +103,7 @@ class Buffers:
         self.packed: list[Region] = []
         if bytes_in:
             self.packed = [vmem.take("samples as bytes", batch * -(-wide // 4)) for _ in range(2)]
-        self.inputs = [vmem.take("samples", batch * wide) for _ in range(1 if bytes_in else 2)]
+        self.inputs = [vmem.take("samples", batch * wide) for _ in range(1 if bytes_in and not ahead else 2)]
         rows = batch * last.n_tiles
         each = 2 if labels else 1
         sizes = (rows, each * rows, batch, each * batch)[:scratch]
@@ -163,26 +163,31 @@ class Buffers:
 
 
 def choose_buffers(
-    persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int, least: int = 4
-) -> Buffers:
-    """The buffers with the fewest chunks, of ``least`` or more, that fit.
+    persistent: Persistent, batch: int, *, bytes_in: bool, training: bool, labels: bool, scratch: int,
+    growing: bool = False,
+) -> Buffers:  # fmt: skip
+    """The buffers with the fewest chunks that fit, of 4 or more; ``growing`` ones for a batch on its own.
 
     Raises
     ------
     ValueError
         If none does: what does not fit, with the finest chunks, and of which layer.
     """
+    inputs, side = persistent.layers[0].inputs, persistent.config.side
+    # A chunk begins at a whole beat of the bus.
+    align = max(1, persistent.config.bus_bytes // (side * (1 if bytes_in else 4)))
+    if growing:
+        choices = [growing_chunks(inputs, side, most, align) for most in (256, 64, 16, 4, 1)]
+    else:
+        align = max(align, 4 if bytes_in else 1)  # and fills rows of packed samples
+        choices = [chunks_of(inputs, side, count, align) for count in _CHUNK_COUNTS]
     refusal: ValueError | None = None
-    previous = None
-    for count in (count for count in _CHUNK_COUNTS if count >= least):
-        chunks = chunks_of(persistent.layers[0].inputs, persistent.config.side, count, 4 if bytes_in else 1)
-        if chunks == previous:
-            continue
-        previous = chunks
+    for chunks in dict.fromkeys(choices):
         try:
             return Buffers(
-                persistent, batch, bytes_in=bytes_in, training=training, labels=labels, scratch=scratch, count=count
-            )
+                persistent, batch, bytes_in=bytes_in, training=training, labels=labels, scratch=scratch,
+                chunks=chunks, ahead=growing,
+            )  # fmt: skip
         except ValueError as error:
             refusal = error
     raise ValueError(f"a batch of {batch} does not fit: {refusal}") from None

@@ -65,11 +65,12 @@ class Emitter:
         self.schedule.add(number, reads=list(sources), writes=list(targets))
 
     def matmul(
-        self, operands: Iterable[Region], sums: Region, a_precision: Precision, b_precision: Precision, **fields: int
-    ):
+        self, operands: Iterable[Region], sums: Iterable[Region], a_precision: Precision, b_precision: Precision,
+        **fields: int,
+    ):  # fmt: skip
         """MATMUL."""
         number = self.program.matmul(a_precision=a_precision, b_precision=b_precision, **fields)
-        self.schedule.add(number, reads=list(operands), writes=[sums])
+        self.schedule.add(number, reads=list(operands), writes=list(sums))
 
     def vector(
         self,

@@ -1,5 +1,7 @@
 """The forward pass: samples in, products, activations, softmax."""
 
+from dataclasses import dataclass
+
 from lepton_npu.spec.commands import Format, VectorOp
 
 from leptonaicsdk.network import Activation
@@ -8,11 +10,34 @@ from leptonaicsdk.schedule import Region
 from .buffers import Buffers
 from .emitter import INPUT, Emitter, View
 from .layout import Chunk
-from .weights import Weights
+from .weights import StationaryTiles, Weights
 
-__all__ = ["Forward"]
+__all__ = ["Columns", "Forward"]
 
 _FUNCTIONS = {Activation.SIGMOID: VectorOp.SIGMOID, Activation.TANH: VectorOp.TANH}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of tiles ``first`` to ``first + count - 1`` of a layer's sums and outputs.
+
+    ``apart``: each column is ordered as a buffer of its own. All commands of a program do so with a layer, or none.
+    """
+
+    first: int
+    count: int
+    apart: bool = False
+
+    def names(self, region: Region) -> list[Region]:
+        """What they are called of a region."""
+        if not self.apart:
+            return [region]
+        whose = f"column of {region.space} {region.start}"
+        return [Region(whose, number, 1) for number in range(self.first, self.first + self.count)]
+
+    def view(self, region: Region, wide: int) -> View:
+        """Their rows, sample by sample, of ``wide`` rows each."""
+        return View(tuple(self.names(region)), region.start + self.first, 1, wide)
 
 
 class Forward:
@@ -89,38 +114,53 @@ class Forward:
 
     def products(self, l: int, chunk: Chunk):
         """A chunk of the contraction of layer l."""
-        buffers, layer = self.buffers, self.persistent.layers[l]
-        tiles, weights, sums = buffers.tiles[l], self.weights.tiles(l, chunk), buffers.sums[l]
-        inputs = buffers.input_tiles(chunk) if l == 0 else tiles.region
+        inputs = self.buffers.input_tiles(chunk) if l == 0 else self.buffers.tiles[l].region
+        contraction = range(chunk.first, chunk.last)
+        self.product(l, contraction, self.columns(l), chunk, self.weights.tiles(l, chunk), [inputs])
+
+    def product(
+        self, l: int, contraction: range, columns: Columns, chunk: Chunk, weights: StationaryTiles,
+        inputs: list[Region],
+    ):  # fmt: skip
+        """Some K tiles, of a chunk, for some columns of tiles of layer l's sums; ``weights`` are the chunk's tiles."""
+        tiles, sums, n_tiles = self.buffers.tiles[l], self.buffers.sums[l], self.persistent.layers[l].n_tiles
         self.emitter.matmul(
-            [inputs, weights.region], sums, self.precision, self.precision,
-            accumulate=int(chunk.first > 0), k_tiles=chunk.tiles, n_tiles=layer.n_tiles,
-            a_tile=tiles.start + chunk.first * self.high, a_k_stride=self.high, a_stride0=1,
+            [*inputs, weights.region], columns.names(sums), self.precision, self.precision,
+            accumulate=int(contraction.start > 0), k_tiles=len(contraction), n_tiles=columns.count,
+            a_tile=tiles.start + contraction.start * self.high, a_k_stride=self.high, a_stride0=1,
             a_limb_stride=self.high * tiles.wide,
-            b_tile=weights.start, b_k_stride=1, b_n_stride=weights.column, b_limb_stride=weights.limb,
-            acc=sums.start, acc_n_stride=1, acc_stride0=layer.n_tiles, rows=self.batch, count0=self.batch,
+            b_tile=weights.start + contraction.start - chunk.first + columns.first * weights.column, b_k_stride=1,
+            b_n_stride=weights.column, b_limb_stride=weights.limb,
+            acc=sums.start + columns.first, acc_n_stride=1, acc_stride0=n_tiles, rows=self.batch, count0=self.batch,
         )  # fmt: skip
 
-    def activate(self, l: int):
-        """Bias and activation of layer l, in binary32; softmax is on its own."""
-        buffers, layer = self.buffers, self.persistent.layers[l]
+    def columns(self, l: int) -> Columns:
+        """All columns of tiles of layer l's sums."""
+        return Columns(0, self.persistent.layers[l].n_tiles)
+
+    def activate(self, l: int, columns: Columns | None = None):
+        """Bias and activation of layer l (or some columns of tiles of it), in binary32; softmax is on its own."""
+        buffers, wide = self.buffers, self.persistent.layers[l].n_tiles
+        columns = columns or self.columns(l)
         activation = self.persistent.network.layers[l].activation
-        count, wide = (layer.n_tiles, self.batch), layer.n_tiles
-        bias = View((buffers.bias(0, l),), self.persistent.bias(0, l).start)
-        outputs = View.of(buffers.outputs[l], stride1=wide)
+        count = (columns.count, self.batch)
+        bias = View((buffers.bias(0, l),), self.persistent.bias(0, l).start + columns.first)
+        outputs, sums = (columns.view(region, wide) for region in (buffers.outputs[l], buffers.sums[l]))
         relu = int(activation == Activation.RELU)
-        self.emitter.muladd(outputs, View.of(buffers.sums[l], stride1=wide), 1.0, bias, count=count, relu=relu)
+        self.emitter.muladd(outputs, sums, 1.0, bias, count=count, relu=relu)
         if activation in _FUNCTIONS:
             self.emitter.vector(_FUNCTIONS[activation], outputs, outputs, count=count)
 
-    def quantise_outputs(self, l: int):
-        """Tiles of layer l's outputs, for layer l + 1."""
+    def quantise_outputs(self, l: int, columns: Columns | None = None):
+        """Tiles of layer l's outputs (or of some columns of tiles of them), for layer l + 1."""
         buffers, layer = self.buffers, self.persistent.layers[l]
-        tiles = buffers.tiles[l + 1]
+        columns = columns or self.columns(l)
+        tiles, outputs = buffers.tiles[l + 1], buffers.outputs[l]
+        first = columns.first * self.side
         self.emitter.quant(
-            [buffers.outputs[l]], [tiles.region], self.precision, source=buffers.outputs[l].start,
-            source_stride=layer.n_tiles, rows=self.batch, cols=layer.units, tile=tiles.start, tile_stride=self.high,
-            limb_stride=self.high * tiles.wide,
+            columns.names(outputs), columns.names(tiles.region), self.precision, source=outputs.start + columns.first,
+            source_stride=layer.n_tiles, rows=self.batch, cols=min(columns.count * self.side, layer.units - first),
+            tile=tiles.start + columns.first * self.high, tile_stride=self.high, limb_stride=self.high * tiles.wide,
         )  # fmt: skip
 
     def layers(self):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from leptonaicsdk.network import Network
 from leptonaicsdk.schedule import Region
 
-__all__ = ["Chunk", "Home", "Persistent", "Space", "Spaces", "chunks_of"]
+__all__ = ["Chunk", "Home", "Persistent", "Space", "Spaces", "chunks_of", "growing_chunks"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,33 @@ class Chunk:
         return self.last - self.first
 
 
+def _chunks(inputs: int, side: int, starts: list[int]) -> tuple[Chunk, ...]:
+    total = -(-inputs // side)
+    return tuple(
+        Chunk(i, a, b, a * side, min(b * side, inputs) - a * side, b == total)
+        for i, (a, b) in enumerate(zip(starts, [*starts[1:], total]))
+    )
+
+
 def chunks_of(inputs: int, side: int, count: int, align: int = 1) -> tuple[Chunk, ...]:
     """The K tiles of ``inputs`` in at most ``count`` chunks of nearly equal size, from multiples of ``align`` on."""
     total = -(-inputs // side)
     starts = sorted({min(round(total * i / count / align) * align, total) for i in range(count)} - {total})
-    ends = [*starts[1:], total]
-    return tuple(
-        Chunk(i, a, b, a * side, min(b * side, inputs) - a * side, b == total)
-        for i, (a, b) in enumerate(zip(starts, ends))
-    )
+    return _chunks(inputs, side, starts)
+
+
+def growing_chunks(inputs: int, side: int, most: int, align: int = 1) -> tuple[Chunk, ...]:
+    """The K tiles of ``inputs`` in chunks of two tiles, four and so on, of at most about ``most``, from multiples of
+    ``align`` on.
+
+    The first one comes soon, and while one is multiplied the next can be prepared.
+    """
+    total = -(-inputs // side)
+    starts, size = [0], max(align, min(2, most))
+    while starts[-1] + 2 * size < total:
+        starts.append(starts[-1] + size)
+        size = min(2 * size, max(most // align * align, align))
+    return _chunks(inputs, side, starts)
 
 
 class Space:

@@ -16,6 +16,7 @@ from .backward import Backward, Targets
 from .buffers import Buffers, choose_buffers
 from .emitter import IMAGE, INPUT, RATE, RESULT, TARGET, Emitter, View
 from .forward import Forward
+from .in_turn import ForwardInTurn
 from .layout import Chunk, Persistent
 from .loop import LoopBody, loop_body
 from .update import update
@@ -35,7 +36,6 @@ __all__ = [
     "transfer",
 ]
 
-_FINE = 12  # chunks of a batch that is on its own: the first product waits for the first one only
 SUM_ROWS = 64
 """Local rows of results that one iteration of `loss_sum` adds up."""
 _ROW_WORDS = 4096  # of a transfer's row: long bursts, and few rows
@@ -102,9 +102,8 @@ class _Batch:
             forward.load_samples(chunks[index + 2])
 
     def finish(self, forward: Forward):
-        """What comes behind the first layer's products, and the store of the outputs."""
+        """Softmax if the network ends with it, and the store of the outputs."""
         last = self.persistent.layers[-1]
-        forward.behind_first()
         if self.persistent.network.layers[-1].activation == Activation.SOFTMAX:
             forward.softmax()
         outputs = self.buffers.outputs[-1]
@@ -130,14 +129,14 @@ def training_buffers(persistent: Persistent, batch: int, loss: Loss, *, bytes_in
 
 
 def inference_buffers(
-    persistent: Persistent, batch: int, loss: Loss | None, *, bytes_in: bool, least: int = 4
+    persistent: Persistent, batch: int, loss: Loss | None, *, bytes_in: bool, growing: bool = False
 ) -> Buffers:
     """Buffers of `inference_step`; ValueError if they do not fit."""
     labels = loss is not None and loss.labelled
     softmax = persistent.network.layers[-1].activation == Activation.SOFTMAX
     scratch = 4 if loss or softmax else 0
     return choose_buffers(
-        persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=scratch, least=least
+        persistent, batch, bytes_in=bytes_in, training=False, labels=labels, scratch=scratch, growing=growing
     )
 
 
@@ -214,13 +213,14 @@ def inference_step(
         if loss:
             targets = Targets(forward, loss, strides.target, strides.result)
             targets.load()
+        layers = ForwardInTurn(forward)
         for chunk in buffers.chunks[0]:
-            forward.products(0, chunk)
+            layers.products(chunk)
             work.next_samples(forward, chunk.index)
+        layers.finish()
         if targets is None:
             work.finish(forward)
         else:
-            forward.behind_first()
             targets.difference(forward.softmax() if targets.loss.labelled else None)
             targets.report()
         work.advance(e, targets=targets is not None, rate=False, result=True)
@@ -233,17 +233,22 @@ def inference_once(
     persistent: Persistent, batch: int, strides: Strides, *, bytes_in: bool, scale: float = 1.0,
     clip: tuple[float, float] | None = None,
 ) -> Program:  # fmt: skip
-    """Forward pass of one batch, as soon as possible: each chunk of its samples is multiplied when it has come."""
-    buffers = inference_buffers(persistent, batch, None, bytes_in=bytes_in, least=_FINE)
+    """Forward pass of one batch, as soon as possible: what has come is multiplied while the next is on its way."""
+    buffers = inference_buffers(persistent, batch, None, bytes_in=bytes_in, growing=True)
     work = _Batch(persistent, buffers, strides, scale, clip)
+    chunks = buffers.chunks[0]
 
     def emit(e: Emitter):
         forward = work.forward(e)
-        chunks = buffers.chunks[0]
-        work.begin_next(forward)
+        layers = ForwardInTurn(forward)
+        forward.load_samples(chunks[0])
         for chunk in chunks:
-            work.next_samples(forward, chunk.index)
-            forward.products(0, chunk)
+            forward.convert_samples(chunk)
+            forward.quantise_samples(chunk)
+            if chunk.index + 1 < len(chunks):
+                forward.load_samples(chunks[chunk.index + 1])
+            layers.products(chunk)
+        layers.finish()
         work.finish(forward)
 
     return _straight(persistent.config, emit)
