@@ -149,9 +149,9 @@ class Registered(Elaboratable):
         ports = port_names(self._unit).values()
         inputs = Cat(*(value for value, direction in ports if direction == PortDirection.Input))
         outputs = Cat(*(value for value, direction in ports if direction == PortDirection.Output))
-        feed = Signal(len(inputs))
-        caught = Signal(len(outputs))
-        fold = Signal(len(outputs))
+        feed = Signal(len(inputs), reset_less=True)
+        caught = Signal(len(outputs), reset_less=True)
+        fold = Signal(len(outputs), reset_less=True)
         m.d.sync += [
             feed.eq(Cat(self.serial_in, feed)),
             caught.eq(outputs),
@@ -191,6 +191,8 @@ def _route(netlist: Path, target: float, seed: int) -> tuple[float, str]:
         *(sys.executable, "-c", _NEXTPNR),
         *("--85k", "--package", "CABGA756", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail"),
         *("--freq", str(target), "--seed", str(seed), "--json", netlist.name, "--report", report.name, "--quiet"),
+        # router1 comes to the last of the sequencer's 57,000 arcs and tears up others for hours; router2 weighs them.
+        *("--router", "router2", "--log", netlist.with_suffix(".progress.log").name),
     ]
     done = subprocess.run(command, cwd=netlist.parent, capture_output=True, text=True, check=False)
     netlist.with_suffix(".pnr.log").write_text(done.stdout + done.stderr)
