@@ -6,7 +6,7 @@ from io import StringIO
 import numpy as np
 import pytest
 from lepton_sim import mnist as program
-from lepton_sim.mnist import MismatchError, Run, main, run_mnist
+from lepton_sim.mnist import MismatchError, Run, epoch_order, main, run_mnist
 from leptonaicsdk.datasets import digits
 from rich.console import Console
 
@@ -59,6 +59,13 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(folder, monkeypatch, cap
     assert "goes on after epoch 1" in capsys.readouterr().out
     for found, expected in zip(_kept(folder), whole, strict=True):
         assert np.array_equal(found, expected)
+
+
+def test_every_epoch_and_seed_has_its_own_order():
+    orders = [epoch_order(seed, epoch, 500).tolist() for seed in (1, 2) for epoch in (1, 2)]
+    assert all(sorted(order) == list(range(500)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
+    assert epoch_order(1, 2, 500).tolist() == orders[1]
 
 
 @pytest.mark.verilator

@@ -160,6 +160,7 @@ def test_changes_after_loading_are_run(keras, model, device, data):
     model.compile("sgd", SPARSE)
     model.fit(*data, verbose=0)
     assert model.predict(data[0], verbose=0).shape == (70, 4)
+    assert np.array_equal(device.predict(data[0]), model.predict(data[0], verbose=0))
 
 
 def test_a_layer_that_cannot_run_added_after_loading(keras, model, device, data):
