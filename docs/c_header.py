@@ -2,7 +2,18 @@
 
 from enum import IntEnum
 
-from lepton_npu.spec.commands import COMMANDS, Command, Engine, FaultCause, Field, Format, Opcode, Precision, VectorOp
+from lepton_npu.spec.commands import (
+    COMMANDS,
+    Command,
+    Engine,
+    FaultCause,
+    Field,
+    Format,
+    Opcode,
+    Precision,
+    Rounding,
+    VectorOp,
+)
 from lepton_npu.spec.config import RECORD_BYTES
 from lepton_npu.spec.registers import REGISTERS
 
@@ -12,6 +23,7 @@ _ENUMS = {
     Opcode: "Commands.",
     Engine: "Engines, also in register FAULT_ENGINE.",
     Precision: "Mantissa of a quantised tensor: 8, 16 or 32 bits.",
+    Rounding: "Of QUANT.",
     VectorOp: "Operations of VECTOR.",
     Format: "Element formats of VECTOR.",
     FaultCause: "Values of register FAULT_CAUSE.",

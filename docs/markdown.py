@@ -4,7 +4,18 @@ import textwrap
 from collections.abc import Iterable
 from enum import IntEnum
 
-from lepton_npu.spec.commands import COMMANDS, HEADER, Command, Engine, FaultCause, Field, Format, Precision, VectorOp
+from lepton_npu.spec.commands import (
+    COMMANDS,
+    HEADER,
+    Command,
+    Engine,
+    FaultCause,
+    Field,
+    Format,
+    Precision,
+    Rounding,
+    VectorOp,
+)
 from lepton_npu.spec.config import RECORD_BYTES
 from lepton_npu.spec.registers import REGISTERS, Register, RegisterField
 
@@ -115,6 +126,7 @@ def commands_page() -> str:
     lines += _values(
         Precision, "Mantissa of a quantised tensor.", "limbs", {member: member.limbs for member in Precision}
     )
+    lines += _values(Rounding, "Of QUANT, see numerics.md, section 6.")
     lines += _values(
         VectorOp, "See VECTOR in architecture.md.", "operands", {op: ", ".join(op.operands) for op in VectorOp}
     )

@@ -34,6 +34,7 @@ enum lepton_opcode {
     LEPTON_OPCODE_LOAD = 16,
     LEPTON_OPCODE_STORE = 17,
     LEPTON_OPCODE_QUANT = 32,
+    LEPTON_OPCODE_SEED = 33,
     LEPTON_OPCODE_MATMUL = 48,
     LEPTON_OPCODE_VECTOR = 64,
 };
@@ -53,6 +54,12 @@ enum lepton_precision {
     LEPTON_PRECISION_P8 = 0,
     LEPTON_PRECISION_P16 = 1,
     LEPTON_PRECISION_P32 = 2,
+};
+
+/* Of QUANT. */
+enum lepton_rounding {
+    LEPTON_ROUNDING_NEAREST = 0,
+    LEPTON_ROUNDING_STOCHASTIC = 1,
 };
 
 /* Operations of VECTOR. */
@@ -249,6 +256,7 @@ typedef struct {
     uint16_t wait; /* Semaphores to wait for: the command starts when each is at least 1, and takes 1 of each. */
     uint16_t post; /* Semaphores that get 1 more when the command has finished and its writes are visible. */
     uint8_t precision; /* Mantissa: 8, 16 or 32. */
+    uint8_t rounding; /* To nearest, or at random with the generator's numbers. */
     uint16_t source; /* Local row of element (0, 0). */
     uint16_t tile; /* Tile (0, 0), limb 0. */
     uint16_t rows; /* Rows of the matrix; beyond them tiles hold zeros. */
@@ -264,6 +272,7 @@ static inline void lepton_pack_quant(const lepton_quant *command, uint8_t record
     lepton_put(record, 32, 16, (uint64_t)command->wait);
     lepton_put(record, 48, 16, (uint64_t)command->post);
     lepton_put(record, 8, 2, (uint64_t)command->precision);
+    lepton_put(record, 10, 1, (uint64_t)command->rounding);
     lepton_put(record, 64, 16, (uint64_t)command->source);
     lepton_put(record, 80, 16, (uint64_t)command->tile);
     lepton_put(record, 96, 16, (uint64_t)command->rows);
@@ -271,6 +280,21 @@ static inline void lepton_pack_quant(const lepton_quant *command, uint8_t record
     lepton_put(record, 128, 16, (uint64_t)command->source_stride);
     lepton_put(record, 144, 16, (uint64_t)command->tile_stride);
     lepton_put(record, 160, 16, (uint64_t)command->limb_stride);
+}
+
+/* Sets the generator of stochastic rounding. */
+typedef struct {
+    uint16_t wait; /* Semaphores to wait for: the command starts when each is at least 1, and takes 1 of each. */
+    uint16_t post; /* Semaphores that get 1 more when the command has finished and its writes are visible. */
+    uint32_t seed; /* The state of the generator. */
+} lepton_seed;
+
+static inline void lepton_pack_seed(const lepton_seed *command, uint8_t record[LEPTON_RECORD_BYTES]) {
+    memset(record, 0, LEPTON_RECORD_BYTES);
+    lepton_put(record, 0, 8, LEPTON_OPCODE_SEED);
+    lepton_put(record, 32, 16, (uint64_t)command->wait);
+    lepton_put(record, 48, 16, (uint64_t)command->post);
+    lepton_put(record, 64, 32, (uint64_t)command->seed);
 }
 
 /* Streams rows of A through stationary tiles of B and adds the products to accumulator rows. */

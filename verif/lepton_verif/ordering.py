@@ -197,7 +197,7 @@ class OrderedProgram:
         needs = self._needs(engine, found)
         style = self._rng.random()
         last = list(self._latest)[int(self._rng.integers(len(self._latest)))] if self._latest else engine
-        if style > 0.9 and last != engine:
+        if style > (0.9 if found.reads or found.writes else 0.5) and last != engine:
             needs[last] = self._latest[last]  # a wait that nothing needs
         before, edges = self._plan(engine, needs)
         if edges and style < 0.12:

@@ -126,7 +126,8 @@ class Generator:
 
     def quant(self) -> Fields | None:
         rng, side = self.rng, self.side
-        f = {"precision": int(rng.integers(3)), "rows": self.below(3 * side), "cols": self.below(3 * side)}
+        f = {"precision": int(rng.integers(3)), "rounding": int(rng.integers(2))}
+        f |= {"rows": self.below(3 * side), "cols": self.below(3 * side)}
         high, wide = -(-f["rows"] // side), -(-f["cols"] // side)
         f["source_stride"] = self.pick(wide, wide, wide + 1, 1, 2, -1, -wide)
         f["tile_stride"] = self.pick(high, high, high + 1)
@@ -140,6 +141,10 @@ class Generator:
         if source is None or tile is None or np.unique(targets).size != targets.size:
             return None
         return f | {"source": source, "tile": tile}
+
+    def seed(self) -> Fields:
+        """A state of the generator; some have but one bit."""
+        return {"seed": int(self.rng.integers(1, 1 << 32)) if self.rng.random() < 0.8 else 1 << self.pick(*range(32))}
 
     def matmul(self) -> Fields | None:
         rng, side = self.rng, self.side
@@ -267,7 +272,8 @@ class Generator:
             (Opcode.STORE, lambda: self.dma(Opcode.STORE), 0.15),
             (Opcode.QUANT, self.quant, 0.15),
             (Opcode.MATMUL, self.matmul, 0.2),
-            (Opcode.VECTOR, self.vector, 0.35),
+            (Opcode.VECTOR, self.vector, 0.3),
+            (Opcode.SEED, self.seed, 0.05),
         ]
         opcode, draw, _ = draws[int(self.rng.choice(len(draws), p=[weight for _, _, weight in draws]))]
         for _ in range(50):

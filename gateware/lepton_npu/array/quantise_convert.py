@@ -6,6 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec.config import NpuConfig
 
+from .quantise_random import NUMBER_BITS, STATE_BITS, lane_numbers
+
 __all__ = ["CONVERT_LATENCY", "QuantConverter"]
 
 CONVERT_LATENCY = 5
@@ -19,8 +21,9 @@ class QuantConverter(wiring.Component):
     """Rounds T binary32 words to signed integers of 1, 2 or 3 balanced bytes, and gives one of the bytes of each.
 
     With the words' 24-bit significands M and biased exponents e, and the tile's exponent E, the magnitude is M shifted
-    right by ``25 - 8 * limbs + (E - e)``, rounded half to even, saturated; see docs/architecture.md, section 3.
-    Words with e = 0 give 0, and so does everything if E = 255. One row every cycle, `CONVERT_LATENCY` cycles.
+    right by ``25 - 8 * limbs + (E - e)``, rounded half to even or with a random number, saturated; see
+    docs/numerics.md, section 6. Words with e = 0 give 0, and so does everything if E = 255. One row every cycle,
+    `CONVERT_LATENCY` cycles.
 
     Parameters
     ----------
@@ -38,6 +41,8 @@ class QuantConverter(wiring.Component):
         Limbs less one: 0, 1, 2 for precision 8, 16, 32.
     limb : In(2)
         Plane wanted, 0 the most significant.
+    stochastic : In(1), state : In(32)
+        Round stochastically, with the generator's state for the row.
     o_valid : Out(1), o_data : Out(T x signed(8)), o_exponent : Out(8)
     """
 
@@ -51,6 +56,8 @@ class QuantConverter(wiring.Component):
                 "exponent": In(8),
                 "limbs": In(2),
                 "limb": In(2),
+                "stochastic": In(1),
+                "state": In(STATE_BITS),
                 "o_valid": Out(1),
                 "o_data": Out(data.ArrayLayout(signed(8), config.side)),
                 "o_exponent": Out(8),
@@ -62,7 +69,7 @@ class QuantConverter(wiring.Component):
         # What goes along with a row; valid[k] says that stage k has a row in its registers.
         valid = Signal(CONVERT_LATENCY)
         m.d.sync += valid.eq(Cat(self.valid, valid))
-        row = data.StructLayout({"exponent": 8, "limbs": 2, "limb": 2})
+        row = data.StructLayout({"exponent": 8, "limbs": 2, "limb": 2, "stochastic": 1})
         rows = [Signal(row, name=f"row{k}", reset_less=True) for k in range(CONVERT_LATENCY)]
         dead = Signal(reset_less=True)
         with m.If(self.valid):
@@ -70,11 +77,16 @@ class QuantConverter(wiring.Component):
                 rows[0].exponent.eq(self.exponent),
                 rows[0].limbs.eq(self.limbs),
                 rows[0].limb.eq(self.limb),
+                rows[0].stochastic.eq(self.stochastic),
                 dead.eq(self.zero | (self.exponent == 0xFF)),
             ]
         for k in range(CONVERT_LATENCY - 1):
             with m.If(valid[k]):
                 m.d.sync += rows[k + 1].eq(rows[k])
+        state = Signal(STATE_BITS, reset_less=True)
+        with m.If(self.valid):
+            m.d.sync += state.eq(self.state)
+        numbers = lane_numbers(state, self._side)
         bias = Mux(rows[2].limbs == 0, Const(0, 24), Mux(rows[2].limbs == 1, Const(0x80, 24), Const(0x8080, 24)))
         # Position of the byte wanted, counted from the least significant.
         byte = Signal(2)
@@ -97,30 +109,40 @@ class QuantConverter(wiring.Component):
                     sign[0].eq(word[31]),
                     empty.eq(word[23:31] == 0),
                 ]
-            # Stage 1: shift by the low three bits, exactly; whole bytes are left to stage 2 (3: nothing remains).
-            shifted, coarse = register("shifted", 31), register("coarse", 2)
-            whole = Signal(3, name=f"whole_{lane}")
-            m.d.comb += whole.eq(distance[3:5] + (2 - rows[0].limbs)[:2])
+            # Stage 1: shift by the low three bits, exactly; whole bytes are left to stage 2 (7: nothing remains).
+            shifted, coarse = register("shifted", 31), register("coarse", 3)
+            number = register("number", NUMBER_BITS)
+            whole = Signal(4, name=f"whole_{lane}")
+            m.d.comb += whole.eq(distance[3:6] + (2 - rows[0].limbs)[:2])
             with m.If(valid[0]):
                 m.d.sync += [
                     shifted.eq(Cat(Const(0, 7), significand) >> distance[:3]),
-                    coarse.eq(Mux(dead | empty | distance[5:].any() | (whole > 2), 3, whole[:2])),
+                    coarse.eq(Mux(dead | empty | distance[6:].any() | (whole > 4), 7, whole[:3])),
                     sign[1].eq(sign[0]),
                 ]
-            # Stage 2: shift by bytes; does the part that is cut off round up?
+                with m.If(rows[0].stochastic):
+                    m.d.sync += number.eq(numbers[lane])
+            # Stage 2: shift by bytes; does the part that is cut off round up? For a random number its upper 16 bits.
             magnitude, increment = register("magnitude", _MAGNITUDE_BITS), register("increment", 1)
+            nearest, fraction = Signal(name=f"nearest_{lane}"), Signal(NUMBER_BITS, name=f"fraction_{lane}")
+            carried = Signal(NUMBER_BITS + 1, name=f"carried_{lane}")
+            m.d.comb += carried.eq(fraction + number)
             with m.If(valid[1]):
-                m.d.sync += sign[2].eq(sign[1])
-                with m.Switch(coarse):
-                    for count in range(3):
-                        point = _GUARD_BITS + 8 * count
-                        with m.Case(count):
-                            m.d.sync += [
-                                magnitude.eq(shifted[point:]),
-                                increment.eq(shifted[point - 1] & (shifted[: point - 1].any() | shifted[point])),
-                            ]
-                    with m.Default():
-                        m.d.sync += [magnitude.eq(0), increment.eq(0)]
+                m.d.sync += [
+                    sign[2].eq(sign[1]),
+                    magnitude.eq(0),
+                    increment.eq(Mux(rows[1].stochastic, carried[-1], nearest)),
+                ]
+            with m.Switch(coarse):
+                for count in range(5):
+                    point = _GUARD_BITS + 8 * count
+                    with m.Case(count):
+                        m.d.comb += fraction.eq(Cat(Const(0, NUMBER_BITS), shifted)[point : point + NUMBER_BITS])
+                        if count < 3:
+                            odd_or_more = shifted[: point - 1].any() | shifted[point]
+                            m.d.comb += nearest.eq(shifted[point - 1] & odd_or_more)
+                            with m.If(valid[1]):
+                                m.d.sync += magnitude.eq(shifted[point:])
             # Stage 3: +-(magnitude + increment) + 0x80 in every byte but the highest; the negative of it is
             # ~magnitude + 1 - increment. Each byte of the sum is then a balanced limb, but for its top bit.
             biased, full = register("biased", 24), register("full", 1)

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, command_layout
-from lepton_npu.spec.commands import Opcode
+from lepton_npu.spec.commands import Opcode, Rounding
 from lepton_npu.spec.config import NpuConfig
 
 __all__ = ["SOURCE_BITS", "QuantWalk", "tile_job_layout"]
@@ -20,8 +20,9 @@ def tile_job_layout(config: NpuConfig) -> data.StructLayout:
     """One tile to quantise.
 
     ``base``: source row of its first row; ``rows``: rows inside the matrix less one; ``lanes``: mask of the columns
-    inside; ``tile``, ``limb_stride``: where its planes go; ``limbs``: planes less one; ``last``: ends its command;
-    ``bad``: a plane is out of range, its tile-row address is ``bad_address`` while the job is offered.
+    inside; ``tile``, ``limb_stride``: where its planes go; ``limbs``: planes less one; ``stochastic``: its rounding;
+    ``last``: ends its command; ``bad``: a plane is out of range, its tile-row address is ``bad_address`` while the
+    job is offered.
     """
     return data.StructLayout(
         {
@@ -32,6 +33,7 @@ def tile_job_layout(config: NpuConfig) -> data.StructLayout:
             "tile": config.tile_bits,
             "limb_stride": config.tile_bits,
             "limbs": 2,
+            "stochastic": 1,
             "last": 1,
             "index": INDEX_BITS,
             "bad": 1,
@@ -73,7 +75,7 @@ class QuantWalk(wiring.Component):
         column_base, base = Signal(signed(SOURCE_BITS)), Signal(signed(SOURCE_BITS))
         stride, tile_stride, limb_stride = Signal(signed(16)), Signal(16), Signal(16)
         column_tile, tile, plane = Signal(_TILE_BITS), Signal(_TILE_BITS), Signal(_TILE_BITS)
-        limbs, limb = Signal(2), Signal(2)
+        limbs, limb, stochastic = Signal(2), Signal(2), Signal()
         index = Signal(INDEX_BITS)
         bad = Signal()
         last_row, last_col = Signal(), Signal()
@@ -92,6 +94,7 @@ class QuantWalk(wiring.Component):
             job.tile.eq(tile),
             job.limb_stride.eq(limb_stride),
             job.limbs.eq(limbs),
+            job.stochastic.eq(stochastic),
             job.last.eq(last_row & last_col),
             job.index.eq(index),
             job.bad.eq(bad),
@@ -116,6 +119,7 @@ class QuantWalk(wiring.Component):
                     tile.eq(command.tile),
                     plane.eq(command.tile),
                     limbs.eq(command.precision),
+                    stochastic.eq(command.rounding == Rounding.STOCHASTIC),
                     limb.eq(0),
                     index.eq(command.index),
                 ]

@@ -16,19 +16,24 @@ from lepton_npu.spec.config import NpuConfig
 
 from .ports import TileWritePort
 from .quantise_convert import CONVERT_LATENCY, QuantConverter
+from .quantise_random import RowStates
 from .quantise_walk import SOURCE_BITS, QuantWalk, tile_job_layout
 
-__all__ = ["QuantEngine"]
+__all__ = ["OPCODES", "QuantEngine"]
+
+OPCODES = (Opcode.QUANT, Opcode.SEED)
+"""The commands of the engine."""
 
 
 class QuantEngine(wiring.Component):
-    """Runs QUANT commands: docs/architecture.md, sections 2 and 3.
+    """Runs QUANT and SEED commands: docs/architecture.md, sections 2 and 3.
 
     A tile's rows are read once, into one of a few tile buffers, while its largest exponent is found; then the buffer
     is read once for every limb plane, converted and written. The first pass of later tiles overlaps the second pass of
     earlier ones, also across commands: without stalls tile rows are written in every cycle, so a source row is read
     in every cycle at precision 8, in half of them at 16 and in a third at 32. Tiles go down the columns of tiles (for
-    j, for i); within a tile the planes and then the rows ascend.
+    j, for i); within a tile the planes and then the rows ascend. A SEED waits until the commands before it are done,
+    and takes 2 cycles.
 
     Without stalls the first row of a tile is written 6 + LOCAL_READ_LATENCY + CONVERT_LATENCY + (0, 1, 1, 2 for T = 4,
     8, 16, 32) cycles after the request of the tile's last row.
@@ -43,7 +48,7 @@ class QuantEngine(wiring.Component):
 
     Members
     -------
-    engine : Out(EngineSignature(QUANT))
+    engine : Out(EngineSignature(QUANT, SEED))
     source : Out(LocalReadPort(config))
     tiles : Out(TileWritePort(config))
     row_read, row_written : Out(1)
@@ -56,7 +61,7 @@ class QuantEngine(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "engine": Out(EngineSignature(Opcode.QUANT)),
+                "engine": Out(EngineSignature(*OPCODES)),
                 "source": Out(LocalReadPort(config)),
                 "tiles": Out(TileWritePort(config)),
                 "row_read": Out(1),
@@ -83,6 +88,7 @@ class QuantEngine(wiring.Component):
 
         m.submodules.walk = walk = QuantWalk(config)
         m.submodules.convert = convert = QuantConverter(config)
+        m.submodules.states = states = RowStates()
         m.submodules.buffer = buffer = block_ram(config.row_bits, self.slots * side)
 
         # ---- Commands accepted and tiles begun that are not finished.
@@ -94,13 +100,19 @@ class QuantEngine(wiring.Component):
             tiles.eq(tiles + tile_begun - tile_written),
         ]
         stopped = Signal()
+        is_seed, seeded = Signal(), Signal()
         m.d.comb += [
-            walk.i.payload.eq(engine.cmd.payload),
-            walk.i.valid.eq(engine.cmd.valid & ~stopped),
-            engine.cmd.ready.eq(walk.i.ready & ~stopped),
+            is_seed.eq(engine.cmd.payload.opcode == Opcode.SEED),
+            *(walk.i.payload[name].eq(engine.cmd.payload[name]) for name in walk.i.payload.shape().members),
+            walk.i.valid.eq(engine.cmd.valid & ~is_seed & ~stopped),
+            engine.cmd.ready.eq(Mux(is_seed, commands == 0, walk.i.ready) & ~stopped),
             started.eq(engine.cmd.valid & engine.cmd.ready),
+            states.seed.eq(engine.cmd.payload.seed),
+            states.load.eq(started & is_seed),
             engine.busy.eq(commands != 0),
         ]
+
+        m.d.sync += seeded.eq(states.load)
 
         # ---- First pass: addresses (a), checked requests (b).
         a_valid, a_address, a_row = Signal(), Signal(signed(SOURCE_BITS)), Signal(side_bits)
@@ -117,6 +129,7 @@ class QuantEngine(wiring.Component):
                 "tile": config.tile_bits,
                 "limb_stride": config.tile_bits,
                 "limbs": 2,
+                "stochastic": 1,
                 "last": 1,
             }
         )
@@ -154,6 +167,7 @@ class QuantEngine(wiring.Component):
                 b_meta.tile.eq(a_job.tile),
                 b_meta.limb_stride.eq(a_job.limb_stride),
                 b_meta.limbs.eq(a_job.limbs),
+                b_meta.stochastic.eq(a_job.stochastic),
                 b_meta.last.eq(a_job.last),
             ]
         with m.If(~b_valid | b_go):
@@ -244,6 +258,9 @@ class QuantEngine(wiring.Component):
             tile_end.eq(row_end & (c_limb == c_meta.limbs)),
             take.eq(exponents.r_rdy & (~c_valid | tile_end)),
             release.eq(c_valid & (c_row == 0) & (c_limb == c_meta.limbs)),
+            states.step.eq(c_valid & c_meta.stochastic),
+            states.first.eq((c_row == 0) & (c_limb == 0)),
+            states.again.eq(row_end & ~tile_end),
         ]
         with m.If(c_valid):
             m.d.sync += c_row.eq(c_row + 1)
@@ -268,7 +285,10 @@ class QuantEngine(wiring.Component):
                 convert.exponent.eq(c_exponent),
                 convert.limbs.eq(c_meta.limbs),
                 convert.limb.eq(c_limb),
+                convert.stochastic.eq(c_meta.stochastic),
             ]
+        with m.If(states.step):
+            m.d.sync += convert.state.eq(states.state)
         m.d.comb += convert.words.eq(words)
 
         # ---- Where the converted rows go: along with them, from the read of the buffer on.
@@ -286,7 +306,7 @@ class QuantEngine(wiring.Component):
             self.tiles.data.eq(convert.o_data),
             self.tiles.exponent.eq(convert.o_exponent),
             tile_written.eq(convert.o_valid & goals[-1].tile_end),
-            finished.eq(convert.o_valid & goals[-1].command_end),
+            finished.eq((convert.o_valid & goals[-1].command_end) | seeded),
             self.row_read.eq(b_go),
             self.row_written.eq(convert.o_valid),
         ]

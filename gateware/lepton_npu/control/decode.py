@@ -71,7 +71,7 @@ class RecordDecoder(wiring.Component):
 
     def __init__(self, config: NpuConfig):
         self._config = config
-        layouts = {engine.name.lower(): command_layout(*opcodes[:1]) for engine, opcodes in ENGINES.items()}
+        layouts = {engine.name.lower(): command_layout(*opcodes) for engine, opcodes in ENGINES.items()}
         super().__init__(
             {
                 "record": In(RECORD_BITS),
@@ -104,10 +104,14 @@ class RecordDecoder(wiring.Component):
         m.d.comb += [self.base.eq(_bits(record, register)), self.offset.eq(_bits(record, offset))]
         for engine, opcodes in ENGINES.items():
             command = self.commands[engine.name.lower()]
+            members = command.shape().members
             m.d.comb += command.index.eq(self.index)
-            for field in COMMANDS[opcodes[0]].body:
-                if field.name in command.shape().members:
-                    m.d.comb += command[field.name].eq(_bits(record, field))
+            if "opcode" in members:
+                m.d.comb += command.opcode.eq(self.opcode)
+            for opcode in opcodes:
+                for field in COMMANDS[opcode].body:
+                    if field.name in members:
+                        m.d.comb += command[field.name].eq(_bits(record, field))
 
         with m.Switch(self.opcode):
             for opcode, command in COMMANDS.items():

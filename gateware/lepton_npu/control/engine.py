@@ -4,28 +4,33 @@ from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lepton_npu.spec.commands import COMMANDS, FaultCause, Opcode
+from lepton_npu.spec.commands import COMMANDS, HEADER, FaultCause, Opcode
 
 __all__ = ["INDEX_BITS", "EngineSignature", "FaultReport", "command_layout"]
 
 INDEX_BITS = 32
 """Bits of a command index (commands executed before it since reset, modulo 2^32)."""
 
+OPCODE_BITS = next(field.width for field in HEADER if field.name == "opcode")
+
 
 def command_layout(*opcodes: Opcode) -> data.StructLayout:
     """Layout of a decoded command: its ``index`` and every body field under its own name and width.
 
+    Several opcodes are those of one engine: the layout has the fields of all, and their ``opcode``.
     The number of an address register is not in it: its content has been added to ``address``.
-    Several opcodes must have the same body fields (LOAD and STORE). Enumerated fields are plain unsigned here.
+    Enumerated fields are plain unsigned here.
     """
-    bodies = [COMMANDS[opcode].body for opcode in opcodes]
-    if any([f.name for f in body] != [f.name for f in bodies[0]] for body in bodies):
-        raise ValueError(f"Commands must have the same fields to share a layout, not {opcodes!r}")
     members = {"index": unsigned(INDEX_BITS)}
-    for field in bodies[0]:
-        if field.name == "base":
-            continue
-        members[field.name] = signed(field.width) if field.signed else unsigned(field.width)
+    if len(opcodes) > 1:
+        members["opcode"] = unsigned(OPCODE_BITS)
+    for opcode in opcodes:
+        for field in COMMANDS[opcode].body:
+            if field.name == "base":
+                continue
+            if field.name in members:
+                raise ValueError(f"Commands of one engine must not share the field {field.name!r}, as {opcodes!r} do")
+            members[field.name] = signed(field.width) if field.signed else unsigned(field.width)
     return data.StructLayout(members)
 
 

@@ -15,9 +15,9 @@ __all__ = ["CommandQueue", "post_layout", "queued_layout"]
 _RUNNING = 32  # more than any engine accepts before its first command is done
 
 
-def queued_layout(opcode: Opcode) -> data.StructLayout:
+def queued_layout(*opcodes: Opcode) -> data.StructLayout:
     """A command with its semaphore masks."""
-    return data.StructLayout({"command": command_layout(opcode), "wait": SEMAPHORES, "post": SEMAPHORES})
+    return data.StructLayout({"command": command_layout(*opcodes), "wait": SEMAPHORES, "post": SEMAPHORES})
 
 
 def post_layout() -> data.StructLayout:
@@ -31,19 +31,19 @@ class CommandQueue(wiring.Component):
     Parameters
     ----------
     config : NpuConfig
-    opcode : Opcode
-        One of the engine's.
+    opcodes : Opcode
+        The engine's.
 
     Members
     -------
-    i : In(stream of queued_layout(opcode))
+    i : In(stream of queued_layout(*opcodes))
     request : Out(16)
         Semaphores that the oldest command waits for, while nothing but them holds it back; ``requests`` : Out(1).
     grant : In(1)
         They are there: the command starts in this cycle if the engine takes it.
     taken : Out(1)
         It did.
-    cmd : Out(stream of command_layout(opcode)), done : In(1)
+    cmd : Out(stream of command_layout(*opcodes)), done : In(1)
         The engine's.
     post : Out(post_layout())
         Registered.
@@ -55,16 +55,16 @@ class CommandQueue(wiring.Component):
         The oldest command that waits, and the oldest that runs, for the watchdog.
     """
 
-    def __init__(self, config: NpuConfig, opcode: Opcode):
-        self._config, self._opcode = config, opcode
+    def __init__(self, config: NpuConfig, *opcodes: Opcode):
+        self._config, self._opcodes = config, opcodes
         super().__init__(
             {
-                "i": In(stream.Signature(queued_layout(opcode))),
+                "i": In(stream.Signature(queued_layout(*opcodes))),
                 "requests": Out(1),
                 "request": Out(SEMAPHORES),
                 "grant": In(1),
                 "taken": Out(1),
-                "cmd": Out(stream.Signature(command_layout(opcode))),
+                "cmd": Out(stream.Signature(command_layout(*opcodes))),
                 "done": In(1),
                 "post": Out(post_layout()),
                 "halt": In(1),
@@ -78,7 +78,7 @@ class CommandQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layout = queued_layout(self._opcode)
+        layout = queued_layout(*self._opcodes)
         running_layout = data.StructLayout({"mask": SEMAPHORES, "index": INDEX_BITS})
         m.submodules.queue = queue = SyncFIFO(width=layout.size, depth=self._config.queue_depth)
         m.submodules.running = running = SyncFIFO(width=running_layout.size, depth=_RUNNING)

@@ -85,7 +85,7 @@ class Sequencer(wiring.Component):
         m.submodules.semaphores = semaphores = SemaphoreFile()
         queues = {}
         for engine, opcodes in ENGINES.items():
-            queues[engine] = m.submodules[f"queue_{engine.name.lower()}"] = CommandQueue(config, opcodes[0])
+            queues[engine] = m.submodules[f"queue_{engine.name.lower()}"] = CommandQueue(config, *opcodes)
         ports = {engine: getattr(self, engine.name.lower()) for engine in ENGINES}
 
         halt, overrun = Signal(), Signal()

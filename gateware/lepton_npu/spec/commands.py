@@ -12,6 +12,7 @@ from .config import RECORD_BYTES
 __all__ = [
     "ADDRESS_REGISTERS",
     "COMMANDS",
+    "SEED_AT_RESET",
     "Command",
     "Engine",
     "FaultCause",
@@ -19,6 +20,7 @@ __all__ = [
     "Format",
     "Opcode",
     "Precision",
+    "Rounding",
     "VectorOp",
     "decode",
 ]
@@ -28,6 +30,8 @@ SEMAPHORE_MAX = 255
 RECORD_WORDS = RECORD_BYTES // 4
 ADDRESS_REGISTERS = 7
 """Address registers, of 64 bits, numbered from 1; number 0 stands for none, and reads 0."""
+SEED_AT_RESET = 0x9E3779B9
+"""State of the generator of stochastic rounding at reset and soft reset: 2^32 over the golden ratio."""
 
 
 class Engine(IntEnum):
@@ -52,6 +56,7 @@ class Opcode(IntEnum):
     LOAD = 0x10
     STORE = 0x11
     QUANT = 0x20
+    SEED = 0x21
     MATMUL = 0x30
     VECTOR = 0x40
 
@@ -67,6 +72,13 @@ class Precision(IntEnum):
     def limbs(self) -> int:
         """Signed bytes (tile planes) per mantissa."""
         return self.value + 1
+
+
+class Rounding(IntEnum):
+    """How QUANT rounds."""
+
+    NEAREST = 0
+    STOCHASTIC = 1
 
 
 class VectorOp(IntEnum):
@@ -315,6 +327,7 @@ COMMANDS: dict[Opcode, Command] = {
             "Quantises a binary32 matrix to tiles.",
             (
                 Field("precision", 0, 8, 2, "Mantissa: 8, 16 or 32.", enum=Precision),
+                Field("rounding", 0, 10, 1, "To nearest, or at random with the generator's numbers.", enum=Rounding),
                 Field("source", 2, 0, 16, "Local row of element (0, 0)."),
                 Field("tile", 2, 16, 16, "Tile (0, 0), limb 0."),
                 Field("rows", 3, 0, 16, "Rows of the matrix; beyond them tiles hold zeros.", minimum=1),
@@ -323,6 +336,13 @@ COMMANDS: dict[Opcode, Command] = {
                 Field("tile_stride", 4, 16, 16, "Tiles from one column of tiles to the next."),
                 Field("limb_stride", 5, 0, 16, "Tiles from one limb plane to the next."),
             ),
+        ),
+        Command(
+            "SEED",
+            Opcode.SEED,
+            Engine.QUANT,
+            "Sets the generator of stochastic rounding.",
+            (Field("seed", 2, 0, 32, "The state of the generator.", minimum=1),),
         ),
         Command(
             "MATMUL",

@@ -1,4 +1,4 @@
-"""QUANT engine against the twin: values, shapes, strides, stalls, order, throughput, range faults."""
+"""QUANT engine against the twin: values, shapes, strides, stalls, order, throughput, random numbers, range faults."""
 
 from collections import deque
 
@@ -7,16 +7,17 @@ import lepton_sim
 import numpy as np
 import pytest
 from cocotb.clock import Clock
-from cocotb.triggers import FallingEdge
+from cocotb.triggers import FallingEdge, Timer
 from lepton_npu.array.quantise_convert import CONVERT_LATENCY
-from lepton_npu.array.quantiser import QuantEngine
+from lepton_npu.array.quantiser import OPCODES, QuantEngine
 from lepton_npu.control.engine import command_layout
 from lepton_npu.memory.ports import LOCAL_READ_LATENCY
-from lepton_npu.spec.commands import FaultCause, Opcode, Precision
+from lepton_npu.spec.commands import SEED_AT_RESET, FaultCause, Opcode, Precision, Rounding
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 from lepton_verif.model.arith.quantise import quantise
+from lepton_verif.model.arith.stochastic import tile_numbers
 
-LAYOUT = command_layout(Opcode.QUANT)
+LAYOUT = command_layout(*OPCODES)
 
 
 def config_of(side: int) -> NpuConfig:
@@ -55,7 +56,7 @@ KINDS = ("normal", "wide", "tie", "full", "small", "zero", "special", "bits")
 
 
 class Memories:
-    """Vector memory and accumulators, as a function of the local row address."""
+    """Vector memory and accumulators, as a function of the local row address, and the state of the generator."""
 
     def __init__(self, config: NpuConfig, rng: np.random.Generator):
         def fill(rows):
@@ -64,6 +65,7 @@ class Memories:
 
         self.config = config
         self.vmem, self.acc = fill(config.vmem_rows), fill(config.acc_rows)
+        self.generator = SEED_AT_RESET
 
     def holds(self, address: int) -> bool:
         return 0 <= address < len(self.vmem) or 0 <= address - ACC_SPACE < len(self.acc)
@@ -73,7 +75,10 @@ class Memories:
         return self.acc[address - ACC_SPACE] if address >= ACC_SPACE else self.vmem[address]
 
     def tile_writes(self, command: dict[str, int]) -> list[tuple[int, bytes, int]]:
-        """The (tile row, bytes, exponent) that a command writes, in order."""
+        """The (tile row, bytes, exponent) that a command writes, in order. The generator goes on."""
+        if "seed" in command:
+            self.generator = command["seed"]
+            return []
         side = self.config.side
         wide = -(-command["cols"] // side)
         matrix = np.stack(
@@ -82,7 +87,11 @@ class Memories:
                 for r in range(command["rows"])
             ]
         )[:, : command["cols"]]
-        mantissas, exponents = quantise(matrix, Precision(command["precision"]), side)
+        numbers = None
+        if command["rounding"] == Rounding.STOCHASTIC:
+            size = -(-command["rows"] // side), wide
+            numbers, self.generator = tile_numbers(self.generator, *size, side)
+        mantissas, exponents = quantise(matrix, Precision(command["precision"]), side, numbers)
         limbs, high, wide = mantissas.shape[:3]
         return [
             (
@@ -104,6 +113,7 @@ def random_command(rng: np.random.Generator, config: NpuConfig, index: int) -> d
         command = {
             "index": index,
             "precision": int(rng.integers(3)),
+            "rounding": int(rng.integers(2)),
             "rows": int(rng.integers(1, rng.choice([2, side + 2, 4 * side]))),
             "cols": int(rng.integers(1, rng.choice([2, side + 2, 3 * side]))),
             "source_stride": int(rng.choice([0, 1, 2, 3, 5, -1, -3])),
@@ -120,6 +130,10 @@ def random_command(rng: np.random.Generator, config: NpuConfig, index: int) -> d
         rows = config.acc_rows if space else config.vmem_rows
         if all(0 <= s - space < rows for s in sources) and command["tile"] + reach < config.tiles:
             return command
+
+
+def seeding(index: int, seed: int) -> dict[str, int]:
+    return {"opcode": Opcode.SEED, "index": index, "seed": seed}
 
 
 # ---- Bench.
@@ -155,7 +169,8 @@ class Bench:
     def payload(self, command: dict[str, int]) -> int:
         bits = 0
         for name, field in LAYOUT:
-            bits |= (command[name] & ((1 << field.width) - 1)) << field.offset
+            value = command.get(name, Opcode.QUANT if name == "opcode" else 0)
+            bits |= (value & ((1 << field.width) - 1)) << field.offset
         return bits
 
     async def step(self):
@@ -167,6 +182,7 @@ class Bench:
             self.offered = True
             dut.engine_cmd_payload.value = self.payload(self.commands[0])
             dut.engine_cmd_valid.value = 1
+            await Timer(1, unit="ns")  # ready depends on the opcode
             if dut.engine_cmd_ready.value:
                 self.commands.popleft()
                 self.offered = False
@@ -243,11 +259,14 @@ async def random_commands(dut):
     for burst in range(lepton_sim.params()["bursts"]):
         bench.stall = (0.0, 0.5, 0.1, 0.8)[burst % 4]
         more = [random_command(rng, config, len(commands) + k) for k in range(6)]
+        if burst % 2:
+            more.insert(int(rng.integers(7)), seeding(len(commands), int(rng.integers(1, 1 << 32))))
         await bench.run(more)
         commands += more
     compare(bench, commands)
     if len(commands) >= 48:  # enough to have met everything
-        assert len({(command["precision"], command["source"] >> 15) for command in commands}) == 6
+        kinds = {(c["precision"], c["rounding"], c["source"] >> 15) for c in commands if "seed" not in c}
+        assert len(kinds) == 12
         assert any(0x7F in data and 0x81 in data for _, data, _ in bench.writes)
         assert {0, 255} <= {exponent for _, _, exponent in bench.writes}
 
@@ -261,11 +280,13 @@ async def gapless(dut):
     bench = Bench(dut, Memories(config, rng), rng)
     await bench.start()
     base = {"source": 3, "source_stride": 3, "tile": 0, "tile_stride": 8, "limb_stride": 40, "rows": 4 * side}
+    base |= {"rounding": Rounding.NEAREST}
     eight = {**base, "precision": 0, "cols": 3 * side}
     for commands in (
         [eight | {"index": k, "source": k} for k in range(3)],
         [eight | {"index": k, "precision": p, "rows": 2 * side - 1} for k, p in enumerate([0, 1, 2, 2, 1, 0])],
         [eight | {"index": k, "rows": side, "cols": side} for k in range(5)],
+        [eight | {"index": k, "precision": p, "rounding": p & 1 ^ k & 1} for k, p in enumerate([1, 2, 0, 1, 2])],
     ):
         bench.writes, bench.write_cycles, bench.reads, bench.done = [], [], [], []
         start = bench.cycle
@@ -280,6 +301,30 @@ async def gapless(dut):
         latency = 6 + LOCAL_READ_LATENCY + CONVERT_LATENCY + {4: 0, 8: 1, 16: 1, 32: 2}[side]
         assert bench.write_cycles[0] - first == latency, f"latency {bench.write_cycles[0] - first}"
         dut._log.info("%d rows in %d cycles from the command", count, bench.write_cycles[-1] - start)
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def seeds(dut):
+    """SEED between commands that are still under way, several in a row, and a reset: the sequence is the model's."""
+    config = config_of(lepton_sim.params()["side"])
+    rng = np.random.default_rng(lepton_sim.seed())
+    bench = Bench(dut, Memories(config, rng), rng)
+    await bench.start()
+    draw = random_command(rng, config, 0) | {"rounding": Rounding.STOCHASTIC, "rows": 1}
+    commands = [draw, seeding(1, 1), draw, draw, seeding(2, 0x80000000), seeding(3, 1), draw, draw | {"precision": 2}]
+    commands += [draw | {"rounding": Rounding.NEAREST}, draw]
+    await bench.run(commands)
+    compare(bench, commands)
+    # A reset in the middle of a command.
+    bench.commands.append(draw | {"rows": 40})
+    for _ in range(30):
+        await bench.step()
+    bench.commands.clear()
+    again = Bench(dut, bench.memories, rng)
+    await again.start()
+    again.memories.generator = SEED_AT_RESET
+    await again.run([draw, draw])
+    compare(again, [draw, draw])
 
 
 async def expect_fault(dut, rng, config, good, bad, address, tiles_done):
@@ -313,7 +358,7 @@ async def faults(dut):
     side, vmem, acc, tiles = config.side, config.vmem_rows, ACC_SPACE + config.acc_rows, config.tiles
     rng = np.random.default_rng(lepton_sim.seed())
     base = {"precision": 0, "rows": 2 * side, "cols": 2 * side, "source": 0, "source_stride": 2}
-    base |= {"tile": 0, "tile_stride": 2, "limb_stride": 4}
+    base |= {"tile": 0, "tile_stride": 2, "limb_stride": 4, "rounding": Rounding.STOCHASTIC}
     cases = [
         # fields, address reported, whole tiles written before
         ({"source": vmem}, vmem, 0),

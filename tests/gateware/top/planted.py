@@ -3,6 +3,7 @@
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import In, connect, flipped
 from lepton_npu.array.accumulate import Accumulate
+from lepton_npu.array.quantise_random import RowStates
 from lepton_npu.array.systolic import SystolicArray
 from lepton_npu.array.tile_memory import TileMemory
 from lepton_npu.bus.master import AxiMaster
@@ -124,6 +125,18 @@ class OnlySet(AddressRegisters):
         return m
 
 
+class RestlessPlanes(RowStates):
+    """Every plane of a tile is rounded with numbers of its own."""
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = RowStates()
+        for name in ("seed", "load", "step", "first"):
+            m.d.comb += getattr(inner, name).eq(getattr(self, name))
+        m.d.comb += self.state.eq(inner.state)
+        return m
+
+
 BUGS = {
     "dropped carry": ("lepton_npu.array.matmul.SystolicArray", DroppedCarry),
     "swapped tile": ("lepton_npu.core.TileMemory", SwappedTile),
@@ -132,6 +145,7 @@ BUGS = {
     "no accumulator hazard": ("lepton_npu.array.matmul.Accumulate", NoHazard),
     "one round too few": ("lepton_npu.control.sequencer.RecordFetch", ShortLoop),
     "register not added to": ("lepton_npu.control.sequencer.AddressRegisters", OnlySet),
+    "planes rounded apart": ("lepton_npu.array.quantiser.RowStates", RestlessPlanes),
     "semaphore not waited for": ("lepton_npu.control.sequencer.SemaphoreFile", Impatient),
 }
 """What is replaced by what."""

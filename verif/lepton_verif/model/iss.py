@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from lepton_npu.spec.commands import (
     ADDRESS_REGISTERS,
+    SEED_AT_RESET,
     SEMAPHORE_MAX,
     SEMAPHORES,
     Engine,
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from .iss_dma import prepare_load, prepare_store
 from .iss_matmul import prepare_matmul
-from .iss_quant import prepare_quant
+from .iss_quant import prepare_quant, prepare_seed
 from .iss_state import CoreState, EngineFaultError, byte_view
 from .iss_vector import prepare_vector
 
@@ -35,6 +36,7 @@ _ENGINES = (Engine.LOAD, Engine.STORE, Engine.QUANT, Engine.MATMUL, Engine.VECTO
 _TRANSFERS = {Opcode.LOAD: prepare_load, Opcode.STORE: prepare_store}
 _PREPARE = {
     Opcode.QUANT: prepare_quant,
+    Opcode.SEED: prepare_seed,
     Opcode.MATMUL: prepare_matmul,
     Opcode.VECTOR: prepare_vector,
 }
@@ -163,7 +165,11 @@ class Iss:
         return self.state.memory
 
     def soft_reset(self):
-        """Clear all but memories, ring and TAG: counts, semaphores, address registers, commands, a loop, the fault."""
+        """Clear all but memories, ring and TAG: counts, semaphores, address registers, commands, a loop, the fault.
+
+        The generator of stochastic rounding begins anew.
+        """
+        self.state.generator = SEED_AT_RESET
         self.head = self.tail = self.index = 0
         self.registers = [0] * (ADDRESS_REGISTERS + 1)
         self.irq = False

@@ -1,7 +1,7 @@
 """What the simulated core holds, and how an engine says that a command cannot go on."""
 
 import numpy as np
-from lepton_npu.spec.commands import FaultCause
+from lepton_npu.spec.commands import SEED_AT_RESET, FaultCause
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 from numpy.typing import NDArray
 
@@ -49,6 +49,8 @@ class CoreState:
         Vector memory and accumulators.
     tiles : (tiles, T, T) int8
     exponents : (tiles,) uint8
+    generator : int
+        State of the generator of stochastic rounding.
     """
 
     def __init__(self, config: NpuConfig, memory: NDArray[np.uint8], base: int = 0):
@@ -61,6 +63,7 @@ class CoreState:
         self.acc = self.local[ACC_SPACE:]
         self.tiles = np.zeros((config.tiles, side, side), np.int8)
         self.exponents = np.zeros(config.tiles, np.uint8)
+        self.generator = SEED_AT_RESET
 
     def holds(self, address: int, length: int) -> bool:
         """Whether host memory has all of these bytes."""

@@ -3,7 +3,7 @@
 The numbers are those of docs/architecture.md, section 3 (MXINT8's convention of OCP Microscaling Formats v1.0, section
 5.3.4, in blocks of T x T). A binary32 number times a power of two is exact in binary64, and in binary32 as well unless
 it ends below 2^-126, where it would be rounded to 0 anyway. So one `numpy.rint` is the round-half-even of the
-specification.
+specification. Stochastic rounding is done in binary64, for any exponent.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from lepton_npu.spec.commands import Precision
 from numpy.typing import NDArray
+
+from .stochastic import round_magnitudes
 
 __all__ = [
     "LIMB_BITS",
@@ -58,7 +60,9 @@ class TileArray(NamedTuple):
     exponents: NDArray[np.uint8]
 
 
-def quantise(matrix: NDArray, precision: Precision | int, side: int) -> TileArray:
+def quantise(
+    matrix: NDArray, precision: Precision | int, side: int, numbers: NDArray[np.int64] | None = None
+) -> TileArray:
     """Quantise a matrix, padded with zeros to whole tiles of ``side`` x ``side``.
 
     Parameters
@@ -68,16 +72,20 @@ def quantise(matrix: NDArray, precision: Precision | int, side: int) -> TileArra
         Mantissa: P8, P16 or P32, that is 1, 2 or 3 limbs.
     side : int
         Side T of a tile.
+    numbers : (I * T, J * T) array of int64, optional
+        Random numbers, one an element (`lepton_verif.model.arith.stochastic`): rounds with them, else to nearest.
     """
     precision = Precision(precision)
     if matrix.ndim != 2 or matrix.dtype not in (np.float32, np.uint32):
         raise TypeError(f"matrix must be a 2-D array of float32 or uint32, not {matrix.ndim}-D of {matrix.dtype}")
-    limbs, exponents = quantise_in_place(matrix, precision, side)
+    limbs, exponents = quantise_in_place(matrix, precision, side, numbers)
     high, wide = exponents.shape
     return TileArray(limbs.reshape(len(limbs), high, side, wide, side).swapaxes(2, 3), exponents)
 
 
-def quantise_in_place(matrix: NDArray, precision: Precision, side: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+def quantise_in_place(
+    matrix: NDArray, precision: Precision, side: int, numbers: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
     """`quantise` with every mantissa where its element is: (limbs, I * T, J * T), and exponents (I, J)."""
     words = matrix.view(np.uint32)
     rows, cols = words.shape
@@ -93,7 +101,10 @@ def quantise_in_place(matrix: NDArray, precision: Precision, side: int) -> tuple
     exponents = (greatest >> 23).astype(np.uint8).reshape(high, wide)
     scales = _SCALES[precision].take(exponents)
     values = words.view(np.float32).reshape(high, side, wide * side)
-    if np.isnan(scales).any():
+    if numbers is not None:
+        scaled = _scaled_wide(values.reshape(high, side, wide, side), exponents, precision)
+        scaled = round_magnitudes(scaled, numbers.reshape(scaled.shape))
+    elif np.isnan(scales).any():
         scaled = _scaled_wide(values.reshape(high, side, wide, side), exponents, precision)
     else:
         scaled = values * np.repeat(scales, side, axis=1)[:, None]
