@@ -63,13 +63,16 @@ class Device(DeviceLife):
         Size of the device's memory.
     memory : Memory
         How it answers: latency, bandwidth, and, with "rtl", injected errors.
+    stochastic_rounding : int or None
+        With a seed of 0 or more, the gradients dE/dz are rounded stochastically to their tiles in training, with the
+        same numbers by "rtl" and "model"; None rounds to nearest. docs/training.md says what the numbers depend on.
     patch_keras : bool
         False leaves Keras alone but for models given to ``load_model()``.
 
     Raises
     ------
     InputError
-        For a backend or preset that does not exist, a memory of no bytes, and errors without a bus.
+        For a backend or preset that does not exist, a memory of no bytes, errors without a bus, and a negative seed.
     """
 
     _loaded: Loaded | None = None

@@ -30,6 +30,7 @@ class DeviceLife:
         *,
         memory_bytes: int = 1 << 27,
         memory: Memory | None = None,
+        stochastic_rounding: int | None = None,
         patch_keras: bool = True,
     ):
         if backend is None:
@@ -40,7 +41,10 @@ class DeviceLife:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
         self._names = (backend, preset)
         size = inputs.whole("memory_bytes", memory_bytes)
-        self._runner = Runner(backend, PRESETS[preset], size, self._checked_memory(memory or Memory()))
+        if stochastic_rounding is not None:
+            stochastic_rounding = inputs.whole("stochastic_rounding", stochastic_rounding, 0)
+        checked = self._checked_memory(memory or Memory())
+        self._runner = Runner(backend, PRESETS[preset], size, checked, stochastic_rounding)
         self._patch_keras = patch_keras
         self._precision = 8
         self._release: weakref.finalize | None = None

@@ -70,9 +70,11 @@ class Launcher:
 
     def run(
         self, registers: dict[int, int], once: Iterable[Program] = (),
-        looped: Iterable[tuple[Looped, int, dict[int, int]]] = (),
+        looped: Iterable[tuple[Looped, int, dict[int, int]]] = (), seed: int | None = None,
     ):  # fmt: skip
         """Run programs, and loops with their counts and address registers (offsets in memory), one after another.
+
+        ``seed`` is a state for the generator of stochastic rounding, set before everything else.
 
         Raises
         ------
@@ -80,6 +82,8 @@ class Launcher:
             If the core stops with a fault.
         """
         ring = Program(self._backend.config)
+        if seed is not None:
+            ring.seed(seed)
 
         def set_registers(values: dict[int, int]):
             for register, offset in values.items():

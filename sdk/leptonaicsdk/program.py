@@ -127,6 +127,10 @@ class Program:
         self._tile("QUANT.tile", *_extremes(f["tile"], (high, 1), (wide, f["tile_stride"]), planes))
         return self._append(Opcode.QUANT, f, wait, post)
 
+    def seed(self, seed: int, *, wait: Semaphores = (), post: Semaphores = ()) -> int:
+        """SEED: set the generator of stochastic rounding, for the QUANT commands behind it; 0 < seed < 2^32."""
+        return self._append(Opcode.SEED, self._complete(Opcode.SEED, {"seed": seed}), wait, post)
+
     def matmul(
         self,
         *,

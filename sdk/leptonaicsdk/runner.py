@@ -53,6 +53,8 @@ class Runner:
         Size of the device's memory.
     memory : Memory
         How it answers.
+    stochastic_rounding : int or None
+        Of `Session`.
 
     Attributes
     ----------
@@ -60,8 +62,16 @@ class Runner:
         The last fault of the core.
     """
 
-    def __init__(self, kind: str, config: NpuConfig, memory_bytes: int, memory: Memory):
+    def __init__(
+        self,
+        kind: str,
+        config: NpuConfig,
+        memory_bytes: int,
+        memory: Memory,
+        stochastic_rounding: int | None = None,
+    ):
         self._kind, self._config, self._memory_bytes, self._memory = kind, config, memory_bytes, memory
+        self._stochastic_rounding = stochastic_rounding
         self._backend: Backend | None = None
         self._session: Session | None = None
         self._setup: Setup | None = None
@@ -141,6 +151,7 @@ class Runner:
                     batch=setup.batch,
                     precision=setup.precision,
                     input_scale=setup.input_scale,
+                    stochastic_rounding=self._stochastic_rounding,
                 )
             except ValueError as error:
                 raise ModelError(str(error)) from error

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from lepton_npu.spec.commands import Precision
+from lepton_npu.spec.commands import Precision, Rounding
 from numpy.typing import NDArray
 
 from .backend import Backend
@@ -78,6 +78,10 @@ class Session:
         Range that inputs are clipped to, before the factor.
     home : Home
         Where weights may live at best; a network that does not fit there gets the next one, its largest layers first.
+    stochastic_rounding : int or None
+        With a seed of 0 or more, the tiles of dE/dz are rounded stochastically. The numbers follow from the seed and
+        the number of the step that a launch begins with: a ``train`` is a launch, or some if the samples do not fit in
+        memory at once or do not fill the last batch.
 
     Raises
     ------
@@ -89,6 +93,7 @@ class Session:
     def __init__(
         self, backend: Backend, network: Network, *, loss: Loss, optimizer: Optimizer | None, batch: int,
         precision: int = 8, input_scale: float = 1.0, clip: tuple[float, float] | None = None, home: Home = Home.CHIP,
+        stochastic_rounding: int | None = None,
     ):  # fmt: skip
         softmax = network.layers[-1].activation == Activation.SOFTMAX
         loss = Loss(loss)
@@ -101,11 +106,13 @@ class Session:
             raise ValueError(f"batch must be an integer of 1 or more, not {batch!r}")
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.precision, self.step = batch, precision, 0
+        self.stochastic_rounding = stochastic_rounding
         self.config = config = backend.config
         self._slots = slots_of(optimizer) if optimizer else ()
         self._persistent, self.inference_batch = self._at_home(precision_of(precision), home)
         persistent = self._persistent
-        self._compiler = Compiler(persistent, loss, optimizer, scale=input_scale, clip=clip)
+        rounding = Rounding.NEAREST if stochastic_rounding is None else Rounding.STOCHASTIC
+        self._compiler = Compiler(persistent, loss, optimizer, scale=input_scale, clip=clip, rounding=rounding)
         self._launcher = Launcher(backend)
         self._image = self._launcher.end
         rows = persistent.rows * (1 + len(self._slots)) + persistent.constants.size
@@ -305,12 +312,19 @@ class Session:
             staging.view(results, blocks * block).view(np.float32).reshape(-1, 2)[:] = unused
             sums = results + blocks * block
             summing = (self._compiler.sum_losses(), blocks, {RESULT: results, TARGET: sums})
-            self._launcher.run({IMAGE: self._image}, looped=[(looped, batches, registers), summing])
+            seed = None if rate is None else self._generator_seed()
+            self._launcher.run({IMAGE: self._image}, looped=[(looped, batches, registers), summing], seed=seed)
             if rate is not None:
                 self.step += batches
             loss, correct = staging.view(sums, 8).view(np.float32)
             total += Metrics(count, float(loss), int(correct))
         return total
+
+    def _generator_seed(self) -> int | None:
+        """State of the generator for steps from ``step`` on, never 0; None without stochastic rounding."""
+        if self.stochastic_rounding is None:
+            return None
+        return int(np.random.SeedSequence([self.stochastic_rounding, self.step]).generate_state(1)[0]) or 1
 
     @property
     def counters(self) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Losses, their gradients, and the backward pass down to the gradient of a chunk of weights."""
 
-from lepton_npu.spec.commands import Format, Precision, VectorOp
+from lepton_npu.spec.commands import Format, Precision, Rounding, VectorOp
 
 from leptonaicsdk.network import Activation, Loss
 from leptonaicsdk.schedule import Region
@@ -107,10 +107,12 @@ class Backward:
     Parameters
     ----------
     targets : Targets
+    rounding : Rounding
+        Of the tiles of dE/dz.
     """
 
-    def __init__(self, targets: Targets):
-        self.targets, self.forward = targets, targets.forward
+    def __init__(self, targets: Targets, rounding: Rounding = Rounding.NEAREST):
+        self.targets, self.forward, self.rounding = targets, targets.forward, rounding
         self.buffers, self.persistent, self.emitter = targets.buffers, targets.persistent, targets.emitter
         self.side, self.precision = self.forward.side, self.forward.precision
         self.batch, self.high = self.buffers.batch, self.buffers.high
@@ -145,8 +147,8 @@ class Backward:
     def _quantise(self, l: int, source: View):
         layer, tiles = self.persistent.layers[l], self.buffers.delta_tiles[l]
         self.emitter.quant(
-            source.regions, [tiles.region], self.precision, source=source.start, source_stride=layer.n_tiles,
-            rows=self.batch, cols=layer.units, tile=tiles.start, tile_stride=self.high,
+            source.regions, [tiles.region], self.precision, rounding=self.rounding, source=source.start,
+            source_stride=layer.n_tiles, rows=self.batch, cols=layer.units, tile=tiles.start, tile_stride=self.high,
             limb_stride=self.high * layer.n_tiles,
         )  # fmt: skip
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from lepton_npu.spec.commands import Rounding
+
 from leptonaicsdk.network import Loss, Optimizer
 from leptonaicsdk.program import Program
 
@@ -36,14 +38,17 @@ class Compiler:
         Factor of the samples.
     clip : tuple of two floats, or None
         Their range, before the factor.
+    rounding : Rounding
+        Of the deltas' tiles in training.
     """
 
     def __init__(
         self, persistent: Persistent, loss: Loss, optimizer: Optimizer | None, *, scale: float,
-        clip: tuple[float, float] | None,
+        clip: tuple[float, float] | None, rounding: Rounding = Rounding.NEAREST,
     ):  # fmt: skip
         self.persistent, self.loss, self.optimizer = persistent, loss, optimizer
         self._input: dict[str, Any] = {"scale": scale, "clip": clip}
+        self._rounding = rounding
         self._made: dict[tuple, Any] = {}
 
     def _once(self, key: tuple, make: Callable[[], T]) -> T:
@@ -74,8 +79,9 @@ class Compiler:
             strides = self.strides(bytes_in)
             assert self.optimizer is not None
             return training_step(
-                self.persistent, batch, self.loss, self.optimizer, strides, bytes_in=bytes_in, **self._input
-            )
+                self.persistent, batch, self.loss, self.optimizer, strides, bytes_in=bytes_in, rounding=self._rounding,
+                **self._input,
+            )  # fmt: skip
 
         return self._once(("train", batch, bytes_in), make)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_npu.spec.commands import Format, Precision, VectorOp
+from lepton_npu.spec.commands import Format, Precision, Rounding, VectorOp
 from lepton_npu.spec.config import NpuConfig
 
 from leptonaicsdk.network import Activation, Loss, Optimizer
@@ -142,9 +142,11 @@ def inference_buffers(
 
 def training_step(
     persistent: Persistent, batch: int, loss: Loss, optimizer: Optimizer, strides: Strides, *, bytes_in: bool,
-    scale: float = 1.0, clip: tuple[float, float] | None = None,
+    scale: float = 1.0, clip: tuple[float, float] | None = None, rounding: Rounding = Rounding.NEAREST,
 ) -> Looped:  # fmt: skip
     """Forward, backward and update of a batch; the next one's samples are loaded and quantised meanwhile.
+
+    ``rounding`` is that of the deltas' tiles.
 
     The order of the commands is that in which they can start: a chunk's gradient, then its update, then its tiles,
     from the last layer to the first, whose tiles the next step needs first.
@@ -158,7 +160,7 @@ def training_step(
         e = Emitter(persistent.config, schedule)
         forward = work.forward(e)
         targets = Targets(forward, loss, strides.target, strides.result)
-        backward = Backward(targets)
+        backward = Backward(targets, rounding)
         targets.load()
         rate = persistent.rate
         e.load(rate, register=RATE, address=0, rows=1, words=persistent.config.side, local=rate.start)
