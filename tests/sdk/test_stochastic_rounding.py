@@ -1,4 +1,4 @@
-"""Training with stochastic rounding of the deltas' tiles: reproducible, without races, unbiased; nothing changes without."""
+"""Training with stochastic rounding of the deltas' tiles: reproducible, without races, unbiased; and without it."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_bias_gradient_is_unbiased(seed):
     bound = 5 * np.sqrt((steps**2 / 4).sum(axis=0) / launches) + 2.0**-16 * steps.sum(axis=0) + cut + 1e-6
     assert (np.abs(np.mean(changes, axis=0) - delta.sum(axis=0, dtype=float)) <= bound).all()
     assert np.ptp(changes, axis=0).max() > 0
-    # To nearest the error is the same each time; that of one element at least must be one that the bound would not pass.
+    # To nearest the error is the same each time, and of one element at least beyond the bound.
     nearest = session(network, optimizer=Sgd(1.0))
     nearest.parameters = start
     nearest.train(x, y)
