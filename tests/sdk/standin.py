@@ -61,12 +61,13 @@ class StandInSession:
     fault_at: ClassVar[dict] = {}
     interrupts_at: ClassVar[dict] = {}
 
-    def __init__(self, backend, network, *, loss, optimizer, batch, precision=8, input_scale=1.0):
+    def __init__(self, backend, network, *, loss, optimizer, batch, precision=8, input_scale=1.0, stochastic_rounding=None):
         assert not backend.closed
         if any(size > 4096 for size in network.sizes):
             raise ValueError(f"layer {int(np.argmax(network.sizes)) - 1}: more than 4096 values")
         self.backend, self.network, self.loss, self.optimizer = backend, network, loss, optimizer
         self.batch, self.precision, self.scale = batch, precision, input_scale
+        self.stochastic_rounding = stochastic_rounding
         self._parameters = [(np.zeros((i, o)), np.zeros(o)) for i, o in zip(network.sizes, network.sizes[1:])]
         names = slot_names(optimizer) if optimizer else ()
         self._slots = [{n: tuple(np.zeros_like(p) for p in pair) for n in names} for pair in self._parameters]

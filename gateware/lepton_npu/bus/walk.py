@@ -38,7 +38,7 @@ def dma_burst_layout(config: NpuConfig) -> data.StructLayout:
 
 
 class DmaWalk(wiring.Component):
-    """Walks the rows of LOAD or STORE commands; one burst every two cycles, three more for each row.
+    """Walks the rows of LOAD or STORE commands; one burst every two cycles, two more for each row.
 
     The address and stride of a command are checked first (MISALIGNED); then each row before its first burst: bytes
     outside ``2**addr_width`` (ADDRESS_RANGE, with the row's byte address), local rows that do not exist (LOCAL_RANGE,
