@@ -53,12 +53,12 @@ class TimedBackend(ModelBackend):
     Attributes
     ----------
     seconds, commands : dict
-        Processor time and number of commands by kind; only counted while ``timing``.
+        Processor time and number of commands by kind; only counted while ``timed``.
     """
 
     def __init__(self, config: NpuConfig, memory_bytes: int):
         super().__init__(config, memory_bytes)
-        self.timing = False
+        self.timed = False
         self.seconds: dict[str, float] = defaultdict(float)
         self.commands: dict[str, int] = defaultdict(int)
         self._iss = _TimedIss(config, self.memory, self)
@@ -71,7 +71,7 @@ class _TimedIss(Iss):
         self._backend = backend
 
     def _complete(self, issued):
-        if not self._backend.timing:
+        if not self._backend.timed:
             super()._complete(issued)
             return
         start = time.process_time()
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     done = list(_train(session, rng, options.steps))
     seconds = sum(each for _, each in done) / options.steps
     timed = max(options.steps // 5, 1)
-    backend.timing = True
+    backend.timed = True
     for _ in _train(session, rng, timed):
         pass
 

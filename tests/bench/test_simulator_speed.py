@@ -21,14 +21,14 @@ def test_synthetic_digits(seed):
 def test_the_clock_changes_nothing(precision, seed):
     images, labels = synthetic_digits(np.random.default_rng(seed), 64)
     states = []
-    for timing in (False, True):
+    for timed in (False, True):
         backend = TimedBackend(PRESETS["train"], 1 << 24)
         session = new_session(backend, seed=seed, precision=precision)
-        backend.timing = timing
+        backend.timed = timed
         session.train(images, labels)
-        backend.timing = False
+        backend.timed = False
         states.append(session.raw_state())
-        assert bool(backend.commands) == timing
+        assert bool(backend.commands) == timed
     np.testing.assert_array_equal(*states)
     assert set(backend.commands) == set(backend.seconds)
     assert sum("SQRT" in kind for kind in backend.commands) >= 2
