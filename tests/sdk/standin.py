@@ -61,7 +61,9 @@ class StandInSession:
     fault_at: ClassVar[dict] = {}
     interrupts_at: ClassVar[dict] = {}
 
-    def __init__(self, backend, network, *, loss, optimizer, batch, precision=8, input_scale=1.0, stochastic_rounding=None):
+    def __init__(
+        self, backend, network, *, loss, optimizer, batch, precision=8, input_scale=1.0, stochastic_rounding=None
+    ):
         assert not backend.closed
         if any(size > 4096 for size in network.sizes):
             raise ValueError(f"layer {int(np.argmax(network.sizes)) - 1}: more than 4096 values")
