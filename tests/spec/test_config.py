@@ -30,6 +30,7 @@ def is_allowed(v: dict[str, int]) -> bool:
         and v["max_burst"] * v["bus_width"] // 8 <= 4096
         and 1 <= v["outstanding"] <= 16
         and 1 <= v["queue_depth"] <= 16
+        and v["tlb_entries"] in powers[1:7]
     )
 
 
@@ -46,6 +47,7 @@ SOME = {
     "max_burst": st.one_of(st.sampled_from([1, 16, 64]), near_power),
     "outstanding": st.one_of(st.integers(1, 16), st.integers(-1, 18)),
     "queue_depth": st.one_of(st.integers(1, 16), st.integers(-1, 18)),
+    "tlb_entries": near_power,
 }
 
 
@@ -70,6 +72,7 @@ def allowed(draw) -> dict[str, int]:
         "max_burst": power(1, min(256, 32768 // bus_width)),
         "outstanding": draw(st.integers(1, 16)),
         "queue_depth": draw(st.integers(1, 16)),
+        "tlb_entries": power(2, 64),
     }
 
 
@@ -121,6 +124,8 @@ def test_message_names_parameter_value_and_what_is_allowed(data):
         ({"max_burst": 256, "bus_width": 256}, r"max_burst must .*4096 bytes \(128 beats at bus_width 256\), not 256"),
         ({"outstanding": 0}, "outstanding must be from 1 to 16, not 0"),
         ({"queue_depth": 17}, "queue_depth must be from 1 to 16, not 17"),
+        ({"tlb_entries": 1}, "tlb_entries must be a power of two from 2 to 64, not 1"),
+        ({"tlb_entries": 24}, "tlb_entries must be a power of two from 2 to 64, not 24"),
     ],
 )
 def test_messages(values, message):

@@ -49,6 +49,8 @@ class NpuConfig:
         Bursts that each DMA engine may have in flight, 1 to 16.
     queue_depth : int
         Commands that wait in front of each engine, 1 to 16.
+    tlb_entries : int
+        Page translations that the MMU remembers (docs/mmu.md). Power of two, 2 to 64.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class NpuConfig:
     max_burst: int = 64
     outstanding: int = 4
     queue_depth: int = 4
+    tlb_entries: int = 16
 
     def __post_init__(self):
         for field in fields(self):
@@ -94,6 +97,7 @@ class NpuConfig:
             )
         self._range("outstanding", 1, 16)
         self._range("queue_depth", 1, 16)
+        self._power("tlb_entries", 2, 64)
 
     def _choice(self, name: str, allowed: tuple[int, ...]):
         if (value := getattr(self, name)) not in allowed:
@@ -164,8 +168,8 @@ class NpuConfig:
 
 
 PRESETS: dict[str, NpuConfig] = {
-    "tiny": NpuConfig(side=4, lanes=4, vmem_rows=1024, acc_rows=256, tiles=512, max_burst=16),
-    "ecp5": NpuConfig(side=8, lanes=4, vmem_rows=2048, acc_rows=1024, tiles=512, max_burst=32),
+    "tiny": NpuConfig(side=4, lanes=4, vmem_rows=1024, acc_rows=256, tiles=512, max_burst=16, tlb_entries=4),
+    "ecp5": NpuConfig(side=8, lanes=4, vmem_rows=2048, acc_rows=1024, tiles=512, max_burst=32, tlb_entries=8),
     "default": NpuConfig(),
     "train": NpuConfig(vmem_rows=16384, tiles=1024, queue_depth=16),
     "large": NpuConfig(side=32, lanes=32, vmem_rows=8192, acc_rows=4096, tiles=512, bus_width=128),

@@ -1,0 +1,1 @@
+"""Address translation: TLB, page walker, and the unit that joins them (docs/mmu.md)."""

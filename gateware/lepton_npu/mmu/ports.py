@@ -1,0 +1,63 @@
+"""What goes into and comes out of the units of address translation."""
+
+from amaranth.hdl import unsigned
+from amaranth.lib import data
+
+from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.translation import (
+    ASID_BITS,
+    LEVELS,
+    PAGE_BITS,
+    PAGE_NUMBER_BITS,
+    PPN_BITS,
+    VPN_BITS,
+    Access,
+    Invalidate,
+    TranslationFault,
+)
+
+__all__ = ["VPN", "answer_layout", "frame_bits", "invalidate_layout", "leaf_layout", "request_layout"]
+
+VPN = LEVELS * VPN_BITS
+"""Bits of the page number of a canonical address: 27."""
+
+
+def frame_bits(config: NpuConfig) -> int:
+    """Bits of a physical page number that the bus can reach."""
+    return config.addr_width - PAGE_BITS
+
+
+def request_layout() -> data.StructLayout:
+    """A page to translate: bits 63:12 of its address, what for (`Access`), and the address space with its root."""
+    return data.StructLayout(
+        {
+            "page": unsigned(PAGE_NUMBER_BITS),
+            "access": unsigned(max(Access).bit_length()),
+            "asid": unsigned(ASID_BITS),
+            "root": unsigned(PPN_BITS),
+        }
+    )
+
+
+def answer_layout(config: NpuConfig) -> data.StructLayout:
+    """``fault`` is a `TranslationFault`; ``frame`` is the physical page number, and not defined if there is a fault."""
+    return data.StructLayout(
+        {"frame": unsigned(frame_bits(config)), "fault": unsigned(max(TranslationFault).bit_length())}
+    )
+
+
+def leaf_layout(config: NpuConfig) -> data.StructLayout:
+    """What a walk has ended at, readable in any case.
+
+    ``mega`` says that the page has at least 2 MiB, ``giga`` that it has 1 GiB; ``frame`` is that of its first 4 KiB.
+    """
+    return data.StructLayout(
+        {"frame": unsigned(frame_bits(config)), "mega": 1, "giga": 1, "is_global": 1, "writable": 1}
+    )
+
+
+def invalidate_layout() -> data.StructLayout:
+    """An invalidation (`Invalidate`); of ``page`` (bits 38:12 of an address) and ``asid`` just what its kind uses."""
+    return data.StructLayout(
+        {"kind": unsigned(max(Invalidate).bit_length()), "asid": unsigned(ASID_BITS), "page": unsigned(VPN)}
+    )

@@ -1,0 +1,195 @@
+"""The page walker: reads the entries of a table, one level after the other."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lepton_npu.bus.axi import burst_layout, read_beat_layout
+from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.translation import LEVELS, PAGE_BITS, PPN_BITS, PPN_LSB, PTE_BYTES, VA_BITS, VPN_BITS, Access
+
+from .ports import answer_layout, frame_bits, leaf_layout, request_layout
+
+__all__ = ["PageWalker", "pte_layout", "walk_layout"]
+
+
+def pte_layout() -> data.StructLayout:
+    """An entry (docs/mmu.md, section 1)."""
+    return data.StructLayout(
+        {
+            **dict.fromkeys("vrwxugad", 1),
+            "rsw": 2,
+            "ppn": unsigned(PPN_BITS),
+            "reserved": unsigned(64 - PPN_LSB - PPN_BITS),
+        }
+    )
+
+
+def walk_layout(config: NpuConfig) -> data.StructLayout:
+    """How a walk has ended: the answer to the request, and for the TLB the leaf (of a walk without a fault)."""
+    return data.StructLayout({"answer": answer_layout(config), "leaf": leaf_layout(config)})
+
+
+class PageWalker(wiring.Component):
+    """Walks for one request at a time: three levels, a single-beat read each, every check of docs/mmu.md, section 1.
+
+    A level takes 3 cycles and the memory's latency; the result comes 2 cycles after the last. ASID and root are those
+    of the request when it was accepted.
+
+    Parameters
+    ----------
+    config : NpuConfig
+
+    Members
+    -------
+    i : In(stream of request_layout())
+        Accepted while no walk runs.
+    o : Out(stream of walk_layout(config))
+        Stays until it is taken, or a ``restart`` withdraws it.
+    restart : In(1)
+        The TLB is told to forget something: a walk that runs begins again at its root once the read in flight is
+        answered. A result that is taken in the same cycle does not count.
+    halt : In(1)
+        Begin no read while high.
+    ar : Out(stream of burst_layout), r : In(stream of read_beat_layout)
+        To the bus. One read is in flight at most.
+    request : Out(request_layout())
+        That of the walk; valid while ``busy``.
+    busy : Out(1)
+    """
+
+    def __init__(self, config: NpuConfig):
+        self._config = config
+        # Attributes, for proofs to look at.
+        self.table, self.level = Signal(PPN_BITS, reset_less=True), Signal(range(LEVELS), reset_less=True)
+        self.stale, self.is_global = Signal(), Signal(reset_less=True)
+        self.pte, self.error = Signal(pte_layout(), reset_less=True), Signal(reset_less=True)
+        super().__init__(
+            {
+                "i": In(stream.Signature(request_layout())),
+                "o": Out(stream.Signature(walk_layout(config))),
+                "restart": In(1),
+                "halt": In(1),
+                "ar": Out(stream.Signature(burst_layout(config))),
+                "r": In(stream.Signature(read_beat_layout(config))),
+                "request": Out(request_layout()),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, request, frames = self._config, self.request, frame_bits(self._config)
+        table, level, pte = self.table, self.level, self.pte
+        result = self.o.payload
+
+        # ---- Where the entry is.
+        index = Signal(VPN_BITS)
+        with m.Switch(level):
+            for number in range(LEVELS):
+                with m.Case(number):
+                    m.d.comb += index.eq(request.page.word_select(number, VPN_BITS))
+        lanes = config.bus_bytes // PTE_BYTES
+        lane_bits = (lanes - 1).bit_length()
+        offset = Cat(Const(0, lane_bits + 3), index[lane_bits:])
+        high = request.page[VA_BITS - PAGE_BITS - 1 :]
+        canonical = high.all() | ~high.any()
+        waiting = Signal()
+        m.d.comb += [
+            self.ar.payload.addr.eq(Cat(offset, table)),
+            self.ar.payload.len.eq(0),
+        ]
+        m.d.sync += waiting.eq(self.ar.valid & ~self.ar.ready)
+
+        # ---- What it says.
+        fault, pointer, page_fault, access_fault = Signal(), Signal(), Signal(), Signal()
+        misaligned, allowed, is_write = Signal(), Signal(), Signal()
+        m.d.comb += [
+            is_write.eq(request.access == Access.WRITE),
+            pointer.eq(~pte.r & ~pte.x),
+            misaligned.eq(
+                ((level >= 1) & pte.ppn[:VPN_BITS].any()) | ((level == 2) & pte.ppn[VPN_BITS : 2 * VPN_BITS].any())
+            ),
+            allowed.eq(pte.r & pte.u & pte.a & (~is_write | (pte.w & pte.d))),
+            access_fault.eq(self.error),
+        ]
+        with m.If(~pte.v | (pte.w & ~pte.r) | pte.reserved.any()):
+            m.d.comb += page_fault.eq(1)
+        with m.Elif(pointer):
+            m.d.comb += page_fault.eq(pte.a | pte.d | pte.u | (level == 0))
+        with m.Else():
+            m.d.comb += page_fault.eq(~allowed | misaligned)
+            with m.If(~page_fault & pte.ppn[frames:].any()):
+                m.d.comb += access_fault.eq(1)
+
+        def end(*, page, access):
+            """The walk is over: with a page fault, an access fault (which goes first), or without."""
+            m.d.sync += result.answer.fault.eq(Mux(access | page, Cat((request.access + 1)[:2], access), 0))
+            m.next = "DONE"
+
+        def begin(root):
+            m.d.sync += [table.eq(root), level.eq(LEVELS - 1), self.is_global.eq(0), self.stale.eq(0)]
+            m.next = "BEGIN"
+
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                m.d.comb += self.i.ready.eq(1)
+                with m.If(self.i.valid):
+                    m.d.sync += request.eq(self.i.payload)
+                    begin(self.i.payload.root)
+            with m.State("BEGIN"):
+                with m.If(~canonical):
+                    end(page=1, access=0)
+                with m.Else():
+                    m.next = "READ"
+            with m.State("READ"):
+                with m.If(table[frames:].any()):
+                    end(page=0, access=1)
+                with m.Else():
+                    m.d.comb += self.ar.valid.eq(waiting | ~self.halt)
+                    with m.If(self.ar.valid & self.ar.ready):
+                        m.next = "WAIT"
+            with m.State("WAIT"):
+                m.d.comb += self.r.ready.eq(1)
+                words = self.r.payload.data
+                m.d.sync += [
+                    pte.eq(words.word_select(index[:lane_bits], 64) if lane_bits else words),
+                    self.error.eq(self.r.payload.resp[1]),
+                ]
+                with m.If(self.r.valid):
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.comb += fault.eq(page_fault | access_fault)
+                m.d.sync += [
+                    result.answer.frame.eq(pte.ppn),
+                    result.leaf.frame.eq(pte.ppn),
+                    result.leaf.mega.eq(level >= 1),
+                    result.leaf.giga.eq(level == 2),
+                    result.leaf.is_global.eq(self.is_global | pte.g),
+                    result.leaf.writable.eq(pte.w & pte.d),
+                    self.is_global.eq(self.is_global | pte.g),
+                    table.eq(pte.ppn),
+                    level.eq(level - 1),
+                ]
+                for number in range(LEVELS - 1):
+                    with m.If(level > number):
+                        m.d.sync += result.answer.frame.word_select(number, VPN_BITS).eq(
+                            request.page.word_select(number, VPN_BITS)
+                        )
+                m.next = "READ"
+                with m.If(fault | ~pointer):
+                    end(page=page_fault, access=access_fault)
+                with m.If(self.stale | self.restart):
+                    begin(request.root)
+            with m.State("DONE"):
+                m.d.comb += self.o.valid.eq(~self.stale)
+                with m.If(self.stale | self.restart):
+                    begin(request.root)
+                with m.Elif(self.o.ready):
+                    m.next = "IDLE"
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+        # A read in flight cannot be taken back: its answer, when it has come, is not used.
+        with m.If(self.restart & (fsm.ongoing("READ") | fsm.ongoing("WAIT"))):
+            m.d.sync += self.stale.eq(1)
+        self.states = {name: fsm.ongoing(name) for name in ("BEGIN", "READ", "WAIT", "CHECK", "DONE")}
+        return m
