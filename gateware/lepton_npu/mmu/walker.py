@@ -33,8 +33,8 @@ def walk_layout(config: NpuConfig) -> data.StructLayout:
 class PageWalker(wiring.Component):
     """Walks for one request at a time: three levels, a single-beat read each, every check of docs/mmu.md, section 1.
 
-    A level takes 3 cycles and the memory's latency; the result comes 2 cycles after the last. ASID and root are those
-    of the request when it was accepted.
+    A level takes 3 cycles where the memory answers in the cycle after the read, and as many more as it takes longer; a
+    walk of three levels 11 in all. ASID and root are those of the request when it was accepted.
 
     Parameters
     ----------
