@@ -25,7 +25,7 @@ struct Options {
     uint32_t request, answer, ar, r;  // chance in 65536 that it moves in a cycle
     uint32_t invalidate;              // chance of an invalidation, of any kind
     uint32_t latency_low, latency_high;
-    uint32_t swap_answers;            // after so many answers the second memory takes over, and all is invalidated
+    uint32_t swap_answers;            // some cycles after so many answers the second memory takes over, all is invalidated
     uint64_t limit;                   // cycles
 };
 
@@ -114,7 +114,9 @@ extern "C" int run(void* handle, const Options* options, const uint64_t* counts,
         top->o_2_ready = bench.chance(o.answer);
         top->ar_ready = bench.chance(o.ar);
         top->invalidate_valid = 0;
-        if (swap && all >= o.swap_answers) {
+        // Some cycles after the answer, so that walks are met at every step, and not just as they begin.
+        const bool swaps = swap && all >= o.swap_answers && bench.chance(0x800);
+        if (swaps) {
             top->invalidate_valid = 1;
             put(top->invalidate_payload, 0);
         } else if (bench.chance(o.invalidate)) {
@@ -163,7 +165,7 @@ extern "C" int run(void* handle, const Options* options, const uint64_t* counts,
         }
         result->hits += top->hit, result->misses += top->miss;
         result->invalidations += top->invalidate_valid;
-        if (swap && top->invalidate_valid && all >= o.swap_answers) {
+        if (swaps) {
             swap = false;
             memory = memories[1];
             result->swapped = cycle;

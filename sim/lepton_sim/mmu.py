@@ -138,7 +138,7 @@ class MmuBench:
         errors : array of uint8, optional
             Response of the reads of each page, 0 for OKAY.
         second : array of uint64, optional
-            The memory that takes over after ``swap_answers`` answers, while everything is invalidated.
+            The memory that takes over some cycles after ``swap_answers`` answers, while everything is invalidated.
 
         Raises
         ------
