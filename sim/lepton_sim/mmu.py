@@ -51,8 +51,11 @@ class _Options(ctypes.Structure):
     ]
 
 
+_COUNTS = ("cycles", "reads", "hits", "misses", "invalidations", "swapped")
+
+
 class _Counts(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_uint64) for n in ("cycles", "reads", "hits", "misses", "invalidations", "swapped")]
+    _fields_ = [(name, ctypes.c_uint64) for name in _COUNTS]
 
 
 @dataclass(frozen=True)
@@ -183,5 +186,5 @@ class MmuBench:
             [a & ((np.uint64(1) << bits) - np.uint64(1)) for a in answers],
             [a >> bits for a in answers],
             when,
-            {name: getattr(counts, name) for name, _ in _Counts._fields_},
+            {name: getattr(counts, name) for name in _COUNTS},
         )

@@ -44,7 +44,8 @@ def translate(memory: Callable[[int], int], root: int, va: int, access: Access, 
     page_fault, access_fault = fault_of(access, page=True), fault_of(access, page=False)
     if va >> 38 not in (0, 0x3FFFFFF):
         return Translation(page_fault)
-    table, is_global, reads = root << 12, False, []
+    table, is_global = root << 12, False
+    reads: list[int] = []
     for level in (2, 1, 0):
         size = 1 << 12 + 9 * level
         address = table + 8 * (va // size % 512)
