@@ -32,9 +32,9 @@ class ForwardInTurn:
 
     def _columns(self, l: int) -> list[Columns]:
         """Parts of the columns of a layer; those of the last one are together, as softmax wants them."""
-        wide = self.persistent.layers[l].n_tiles
         if l == self._last:
-            return [Columns(0, wide)]
+            return [self.forward.columns(l)]
+        wide = self.persistent.layers[l].n_tiles
         size = -(-wide // _PARTS)
         return [Columns(first, min(size, wide - first), apart=True) for first in range(0, wide, size)]
 
