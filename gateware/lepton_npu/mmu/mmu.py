@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
 from lepton_npu.spec.config import NpuConfig
-from lepton_npu.spec.translation import PAGE_BITS, VA_BITS, Access
+from lepton_npu.spec.translation import Access
 
-from .ports import VPN, answer_layout, invalidate_layout, request_layout
+from .ports import VPN, answer_layout, invalidate_layout, is_canonical, request_layout
 from .tlb import Tlb
 from .walker import PageWalker
 
@@ -102,8 +102,7 @@ class Mmu(wiring.Component):
         with m.Switch(chosen_number):
             for number, port in enumerate(self.i):
                 with m.Case(number):
-                    high = port.payload.page[VA_BITS - PAGE_BITS - 1 :]
-                    m.d.sync += [request.eq(port.payload), canonical.eq(high.all() | ~high.any())]
+                    m.d.sync += [request.eq(port.payload), canonical.eq(is_canonical(port.payload.page))]
 
         # ---- Walks: those that wait, and the one that runs.
         waits, next_walk, next_number, walking = (

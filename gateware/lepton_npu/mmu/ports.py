@@ -16,7 +16,7 @@ from lepton_npu.spec.translation import (
     TranslationFault,
 )
 
-__all__ = ["VPN", "answer_layout", "frame_bits", "invalidate_layout", "leaf_layout", "request_layout"]
+__all__ = ["VPN", "answer_layout", "frame_bits", "invalidate_layout", "is_canonical", "leaf_layout", "request_layout"]
 
 VPN = LEVELS * VPN_BITS
 """Bits of the page number of a canonical address: 27."""
@@ -25,6 +25,12 @@ VPN = LEVELS * VPN_BITS
 def frame_bits(config: NpuConfig) -> int:
     """Bits of a physical page number that the bus can reach."""
     return config.addr_width - PAGE_BITS
+
+
+def is_canonical(page):
+    """Whether bits 63:39 of the address of a page number all equal bit 38 (docs/mmu.md, section 1, rule 1)."""
+    high = page[VPN - 1 :]
+    return high.all() | ~high.any()
 
 
 def request_layout() -> data.StructLayout:

@@ -6,9 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
 from lepton_npu.spec.config import NpuConfig
-from lepton_npu.spec.translation import LEVELS, PAGE_BITS, PPN_BITS, PPN_LSB, PTE_BYTES, VA_BITS, VPN_BITS, Access
+from lepton_npu.spec.translation import LEVELS, PPN_BITS, PPN_LSB, PTE_BYTES, VPN_BITS, Access
 
-from .ports import answer_layout, frame_bits, leaf_layout, request_layout
+from .ports import answer_layout, frame_bits, is_canonical, leaf_layout, request_layout
 
 __all__ = ["PageWalker", "pte_layout", "walk_layout"]
 
@@ -92,8 +92,6 @@ class PageWalker(wiring.Component):
         lanes = config.bus_bytes // PTE_BYTES
         lane_bits = (lanes - 1).bit_length()
         offset = Cat(Const(0, lane_bits + 3), index[lane_bits:])
-        high = request.page[VA_BITS - PAGE_BITS - 1 :]
-        canonical = high.all() | ~high.any()
         waiting = Signal()
         m.d.comb += [
             self.ar.payload.addr.eq(Cat(offset, table)),
@@ -138,7 +136,7 @@ class PageWalker(wiring.Component):
                     m.d.sync += request.eq(self.i.payload)
                     begin(self.i.payload.root)
             with m.State("BEGIN"):
-                with m.If(~canonical):
+                with m.If(~is_canonical(request.page)):
                     end(page=1, access=0)
                 with m.Else():
                     m.next = "READ"
