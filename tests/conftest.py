@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import hypothesis
 import pytest
@@ -9,6 +10,11 @@ import pytest
 # A machine under load is slow, and no test is about time.
 hypothesis.settings.register_profile("lepton", deadline=None)
 hypothesis.settings.load_profile("lepton")
+
+# A shell starts what runs in its background with interrupts ignored, and Python then leaves them so: a run under
+# nohup or from a job runner would find that Ctrl-C does nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def seed_from_environment() -> int:
