@@ -19,7 +19,7 @@ PLAN   ?=
 ARGS   ?=
 options = $(if $(SIM),--sim $(SIM)) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: help venv sim test soak mnist rtl lint format synth bench docs clean distclean
+.PHONY: help venv sim test soak tables mnist rtl lint format synth bench docs clean distclean
 
 help: ## this list
 	@echo "Lepton NPU: targets"
@@ -44,6 +44,10 @@ test: $(STAMP) ## all tests on both simulators; JUnit results in build/results.x
 soak: $(STAMP) ## random command programs, RTL against the instruction-set simulator, on all cores [PROGRAMS= SEED= PRESET=]
 	@sim/setup.sh $(if $(filter icarus,$(SIM)),icarus,verilator)
 	@$(PY) -m lepton_sim.soak $(options) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(ARGS)
+
+tables: $(STAMP) ## random page tables, RTL of the MMU against the model [TABLES= SEED= PRESET=]
+	@sim/setup.sh verilator
+	@$(PY) -m lepton_sim.page_tables $(options) $(if $(TABLES),--tables $(TABLES)) $(ARGS)
 
 mnist: $(STAMP) ## trains the 784-64-10 network on MNIST on the RTL, 5 epochs, to 97 %; goes on where it was interrupted [BACKEND=model EPOCHS= IMAGES= SEED= PLAN=1: print the plan only]
 	@sim/setup.sh verilator

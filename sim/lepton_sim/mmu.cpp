@@ -24,6 +24,7 @@ void put(T& port, u128 value) {
 struct Options {
     uint32_t request, answer, ar, r;  // chance in 65536 that it moves in a cycle
     uint32_t invalidate;              // chance of an invalidation, of any kind
+    uint32_t halt;                    // chance that `halt` is high
     uint32_t latency_low, latency_high;
     uint32_t swap_answers;            // some cycles after so many answers the second memory takes over, all is invalidated
     uint64_t limit;                   // cycles
@@ -81,7 +82,8 @@ extern "C" void invalidate(void* handle, uint64_t payload) {
 }
 
 // Returns 0, or what is wrong: 1 read address changed while it waited, 2 read is not one aligned beat, 3 more than one
-// read in flight, 4 more answers than requests, 5 no end within the limit, 6 not idle at the end.
+// read in flight, 4 more answers than requests, 5 no end within the limit, 6 not idle at the end,
+// 7 a read began while halted.
 extern "C" int run(void* handle, const Options* options, const uint64_t* counts, const uint64_t* const* pages,
                    const uint64_t* const* tags, uint64_t* const* answers, uint64_t* const* when,
                    const uint64_t* const* memories, const uint8_t* errors, uint64_t words, uint64_t address_mask,
@@ -113,6 +115,7 @@ extern "C" int run(void* handle, const Options* options, const uint64_t* counts,
         top->o_1_ready = bench.chance(o.answer);
         top->o_2_ready = bench.chance(o.answer);
         top->ar_ready = bench.chance(o.ar);
+        top->halt = bench.chance(o.halt);
         top->invalidate_valid = 0;
         // Some cycles after the answer, so that walks are met at every step, and not just as they begin.
         const bool swaps = swap && all >= o.swap_answers && bench.chance(0x800);
@@ -154,6 +157,7 @@ extern "C" int run(void* handle, const Options* options, const uint64_t* counts,
         }
         if (beat && top->r_ready) reads.pop_front(), beat = false;
         if (held != ~0ull && (!top->ar_valid || top->ar_payload != held)) return 1;
+        if (held == ~0ull && top->halt && top->ar_valid) return 7;
         held = top->ar_valid && !top->ar_ready ? top->ar_payload : ~0ull;
         if (top->ar_valid && top->ar_ready) {
             const uint64_t address = top->ar_payload & address_mask;
@@ -172,7 +176,7 @@ extern "C" int run(void* handle, const Options* options, const uint64_t* counts,
         }
         top->clk = 1, top->eval();
     }
-    top->i_0_valid = top->i_1_valid = top->i_2_valid = top->invalidate_valid = 0;
+    top->i_0_valid = top->i_1_valid = top->i_2_valid = top->invalidate_valid = top->halt = 0;
     bench.tick();
     return top->busy ? 6 : 0;
 }

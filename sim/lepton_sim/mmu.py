@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from lepton_npu.mmu.mmu import Mmu
@@ -23,6 +24,7 @@ _WRONG = {
     4: "more answers than requests",
     5: "no end within the limit of cycles",
     6: "busy after the last answer",
+    7: "a read began while halt was high",
 }
 
 
@@ -43,9 +45,12 @@ class Requests:
         return access | asid << np.uint64(2) | root << np.uint64(2 + ASID_BITS)
 
 
+_CHANCES = ("request", "answer", "ar", "r", "invalidate", "halt")
+
+
 class _Options(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_uint32) for name in ("request", "answer", "ar", "r", "invalidate")),
+        *((name, ctypes.c_uint32) for name in _CHANCES),
         *((name, ctypes.c_uint32) for name in ("latency_low", "latency_high", "swap_answers")),
         ("limit", ctypes.c_uint64),
     ]
@@ -62,7 +67,7 @@ class _Counts(ctypes.Structure):
 class Stalls:
     """Chance that a requester asks or takes an answer, and that AR and R move in a cycle; bounds of the latency.
 
-    ``invalidate`` is the chance of an invalidation, of any kind, in a cycle.
+    ``invalidate`` is the chance of an invalidation, of any kind, in a cycle; ``halt`` that of `halt` being high.
     """
 
     request: float = 1.0
@@ -71,6 +76,21 @@ class Stalls:
     r: float = 1.0
     latency: tuple[int, int] = (1, 1)
     invalidate: float = 0.0
+    halt: float = 0.0
+
+    @classmethod
+    def random(cls, rng: Random) -> "Stalls":
+        """Any of them, or none."""
+        low = rng.choice((0, 1, 7))
+        return cls(
+            request=rng.choice((1, 1, 0.3)),
+            answer=rng.choice((1, 1, 0.3)),
+            ar=rng.choice((1, 0.3)),
+            r=rng.choice((1, 0.5)),
+            latency=(low, low + rng.choice((0, 12))),
+            invalidate=rng.choice((0, 0, 0.01, 0.04)),
+            halt=rng.choice((0, 0, 0.3)),
+        )
 
 
 @dataclass
@@ -159,7 +179,7 @@ class MmuBench:
         answers = [np.zeros(len(r), np.uint64) for r in requests]
         when = [np.zeros(len(r), np.uint64) for r in requests]
         options = _Options(
-            *(int(p * 65536) for p in (stalls.request, stalls.answer, stalls.ar, stalls.r, stalls.invalidate)),
+            *(int(getattr(stalls, name) * 65536) for name in _CHANCES),
             *stalls.latency,
             swap_answers,
             limit=10_000 + 1_000 * sum(map(len, requests)),

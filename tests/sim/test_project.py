@@ -66,7 +66,7 @@ def test_model_and_sdk_know_only_the_definitions_of_the_gateware(folder, others)
 
 def test_make_help_names_every_target():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("venv", "sim", "test", "soak", "rtl", "lint", "synth", "bench", "docs", "clean"):
+    for target in ("venv", "sim", "test", "soak", "tables", "rtl", "lint", "synth", "bench", "docs", "clean"):
         assert f"make {target} " in text
 
 

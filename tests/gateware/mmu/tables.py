@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
-from lepton_npu.spec.translation import ASID_BITS, ENTRIES, PPN_LSB, Access, Pte
+from lepton_npu.spec.translation import ASID_BITS, ENTRIES, PPN_LSB, RESERVED_LSB, Access, Pte
 from lepton_verif.model.translation import BusError, Translation, translate
 
 GOOD = Pte.V | Pte.R | Pte.W | Pte.U | Pte.A | Pte.D
@@ -33,21 +33,22 @@ class Memory:
         return translate(self, root, page << 12, Access(access), addr_width=addr_width)
 
 
-def entries_of_every_kind() -> list[int]:
-    """Entries with every low byte; with each bit of 63:54; and with each bit of the page number, as leaf and pointer.
+def entries_of_every_kind() -> list[list[int]]:
+    """Entries, as many as fit into a table each: every low byte, alone and with each bit of 63:54; each bit of 53:8.
 
-    Pages 0 and 1 are what they point to.
+    Those of 53:8 in leaves, read-only ones, global ones, and pointers. Pages 0 and 1 are what they point to.
     """
-    cases = list(range(256))
+    low = list(range(256))
+    cases = []
     for kind in (int(GOOD), int(Pte.V), int(GOOD & ~Pte.W & ~Pte.D), int(GOOD | Pte.X | Pte.G)):
-        cases += [kind | bit << PPN_LSB for bit in (0, *(1 << n for n in range(44)))]
+        cases += [kind | 1 << PPN_LSB + n for n in range(44)]
         cases += [kind | 1 << n for n in range(8, 10)]
-        cases += [kind | 1 << n for n in range(54, 64)]
-    return cases
+    reserved = [[byte | 1 << n + more for more in range(2) for byte in low] for n in range(RESERVED_LSB, 64, 2)]
+    return [low + cases, *reserved]
 
 
-def exhaustive() -> tuple[Memory, list[tuple[int, int]]]:
-    """A memory with each of `entries_of_every_kind` at each level, and the (root, page) whose walk meets it there.
+def exhaustive(cases: list[int]) -> tuple[Memory, list[tuple[int, int]]]:
+    """A memory with each of ``cases`` at each level, and the (root, page) whose walk meets it there.
 
     Page 0 is a table of good leaves that are aligned at any level; the tables under test are elsewhere. No two roots
     map the same page by a global entry.
@@ -56,7 +57,6 @@ def exhaustive() -> tuple[Memory, list[tuple[int, int]]]:
     table = memory.words.reshape(-1, ENTRIES)
     table[0] = int(GOOD)
     table[1] = int(GOOD) | 5 << PPN_LSB
-    cases = entries_of_every_kind()
     assert len(cases) <= ENTRIES
     under_test, one_above, two_above = 2, 3, 4
     table[under_test, : len(cases)] = cases
@@ -70,6 +70,27 @@ def exhaustive() -> tuple[Memory, list[tuple[int, int]]]:
         places.append((one_above, 7 << 18 | index << 9 | 2))
         places.append((two_above, 3 << 18 | 7 << 9 | index))
     return memory, places
+
+
+def misaligned(numbers: np.random.Generator, addr_width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A memory of good leaves in which the low bits of the page number have every value: 18 at level 2, 9 at level 1.
+
+    Returns the memory; and by request the root, the page, and the value of these bits.
+    """
+    count = ENTRIES * ENTRIES
+    value = np.arange(count)
+    high = numbers.integers(0, 1 << addr_width - 12 - 18, count) << 18
+    words = np.zeros(2 * count, np.uint64)  # the number of pages is a power of two
+    words[:count] = (value | high) << PPN_LSB | int(GOOD)
+    words[count : count + ENTRIES] = (np.arange(ENTRIES) | high[:ENTRIES]) << PPN_LSB | int(GOOD)  # of level 1
+    words[count + ENTRIES] = int(Pte.V) | ENTRIES << PPN_LSB
+    index = value % ENTRIES
+    sign = (index >> 8) * ((1 << 52) - (1 << 27))
+    giga = sign | index << 18 | numbers.integers(0, 1 << 18, count)
+    mega = np.arange(ENTRIES) << 9 | numbers.integers(0, ENTRIES, ENTRIES)
+    root = np.concatenate([value // ENTRIES, np.full(ENTRIES, ENTRIES + 1)])
+    values = np.concatenate([value, np.arange(ENTRIES)])
+    return words, root.astype(np.uint64), np.concatenate([giga, mega]).astype(np.uint64), values
 
 
 class RandomTables:

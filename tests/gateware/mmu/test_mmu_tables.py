@@ -7,69 +7,95 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lepton_npu.spec.config import PRESETS, NpuConfig
-from lepton_npu.spec.translation import Access, TranslationFault
+from lepton_npu.spec.page_table import PAGE_SIZES
+from lepton_npu.spec.translation import ENTRIES, Access, TranslationFault, fault_of
 from lepton_sim.mmu import MmuBench, Requests, Stalls
+from lepton_sim.page_tables import first_difference, run_tables
 
-from tests.gateware.mmu.tables import RandomTables, exhaustive
+from tests.gateware.mmu.tables import Memory, RandomTables, entries_of_every_kind, exhaustive, misaligned
 
 pytestmark = pytest.mark.verilator
 CONFIG = PRESETS["tiny"]
 NARROW = NpuConfig(**CONFIG.as_dict() | {"addr_width": 33, "bus_width": 128, "max_burst": 16, "tlb_entries": 16})
 
 
-def draw_stalls(rng: random.Random) -> Stalls:
-    low = rng.choice((0, 1, 7))
-    return Stalls(
-        request=rng.choice((1, 1, 0.3)),
-        answer=rng.choice((1, 1, 0.3)),
-        ar=rng.choice((1, 0.3)),
-        r=rng.choice((1, 0.5)),
-        latency=(low, low + rng.choice((0, 12))),
-        invalidate=rng.choice((0, 0, 0.01, 0.04)),
-    )
-
-
 def compare(traffic, number, frames, faults, requests, note=""):
     """Every answer of a requester, bit for bit; frames only where there is no fault."""
-    wrong = (traffic.fault[number] != faults) | ((faults == 0) & (traffic.frame[number] != frames))
-    if wrong.any():
-        k = int(np.flatnonzero(wrong)[0])
-        page, access, asid, root = (int(a[k]) for a in requests)
-        pytest.fail(
-            f"{note} requester {number}, {k}: page 0x{page:x}, {Access(access).name}, ASID {asid}, root 0x{root:x}: "
-            f"{TranslationFault(int(traffic.fault[number][k])).name} 0x{int(traffic.frame[number][k]):x}, "
-            f"not {TranslationFault(int(faults[k])).name} 0x{int(frames[k]):x}"
-        )
+    wrong = first_difference(requests, (traffic.frame[number], traffic.fault[number]), (frames, faults))
+    if wrong:
+        pytest.fail(f"{note} requester {number}, {wrong}")
 
 
 @pytest.mark.parametrize("config", [CONFIG, NARROW], ids=["tiny", "128 bits"])
 def test_every_kind_of_entry_at_every_level(config, seed):
-    memory, places = exhaustive()
-    bench = MmuBench(config, seed)
-    asked = [(root, page, access) for root, page in places for access in Access]
-    root, page, access = (np.array(column, np.uint64) for column in zip(*asked))
-    results = [memory.translate(r, p, a, config.addr_width) for r, p, a in asked]
-    seen = Counter((r.fault, len(r.reads)) for r in results)
+    """All low bytes, with none or one of bits 63:54, and all bits of the page number, for each access."""
+    seen = Counter()
+    for number, cases in enumerate(entries_of_every_kind()):
+        memory, places = exhaustive(cases)
+        asked = [(root, page, access) for root, page in places for access in Access]
+        root, page, access = (np.array(column, np.uint64) for column in zip(*asked))
+        results = [memory.translate(r, p, a, config.addr_width) for r, p, a in asked]
+        seen.update((r.fault, len(r.reads)) for r in results)
+        faults = np.array([r.fault for r in results], np.uint64)
+        frames = np.array([(r.physical or 0) >> 12 for r in results], np.uint64)
+        # Twice: in the second round some hit.
+        bench = MmuBench(config, seed)
+        requests = Requests(np.tile(page, 2), np.tile(access, 2), np.tile(root, 2), np.tile(root, 2))
+        traffic = bench.run([requests], memory.words)
+        columns = (requests.page, requests.access, requests.asid, requests.root)
+        compare(traffic, 0, np.tile(frames, 2), np.tile(faults, 2), columns, f"entries {number}:")
+        bench.close()
+        # Each access also by a requester of its own, all at once, with stalls.
+        bench = MmuBench(config, seed + 1)
+        lists = [Requests(page[access == a], access[access == a], root[access == a], root[access == a]) for a in Access]
+        stalls = Stalls(request=0.7, answer=0.7, ar=0.5, r=0.5, latency=(0, 3), halt=0.1)
+        traffic = bench.run(lists, memory.words, stalls=stalls)
+        for a in Access:
+            chosen = access == a
+            columns = (lists[a].page, lists[a].access, lists[a].asid, lists[a].root)
+            compare(traffic, a, frames[chosen], faults[chosen], columns, f"entries {number}:")
+        bench.close()
     assert {length for _, length in seen} == {1, 2, 3}
     assert {fault for fault, _ in seen} == set(TranslationFault)
-    faults = np.array([r.fault for r in results], np.uint64)
-    frames = np.array([(r.physical or 0) >> 12 for r in results], np.uint64)
-    # Twice: in the second round some hit.
-    requests = Requests(np.tile(page, 2), np.tile(access, 2), np.tile(root, 2), np.tile(root, 2))
-    traffic = bench.run([requests], memory.words)
-    columns = (requests.page, requests.access, requests.asid, requests.root)
-    compare(traffic, 0, np.tile(frames, 2), np.tile(faults, 2), columns)
-    # Each access also by a requester of its own, all at once, with stalls.
-    bench.close()
-    bench = MmuBench(config, seed + 1)
-    lists = [Requests(page[access == a], access[access == a], root[access == a], root[access == a]) for a in Access]
-    stalls = Stalls(request=0.7, answer=0.7, ar=0.5, r=0.5, latency=(0, 3))
-    traffic = bench.run(lists, memory.words, stalls=stalls)
+    assert seen.total() > 3 * 3 * 256 * 11
+
+
+def test_every_misalignment(seed):
+    """Large pages whose page number has every value in the bits that must be 0, for each access: 262,143 and 511."""
+    numbers = np.random.default_rng(seed)
+    words, root, page, values = misaligned(numbers, CONFIG.addr_width)
+    bench = MmuBench(CONFIG, seed)
+    # Spaces share ASIDs, but not the two that have an aligned page.
+    asid = np.where(root == 0, 0, np.where(root > ENTRIES, 1, 2 + root % 254)).astype(np.uint64)
+    lists = [Requests(page, np.full(len(page), a, np.uint64), asid, root) for a in Access]
+    traffic = bench.run(lists, words)
+    memory = Memory(words, np.zeros(len(words) // ENTRIES, np.uint8))
+    some = numbers.integers(0, len(page), 1000).tolist()
     for a in Access:
-        chosen = access == a
-        columns = (lists[a].page, lists[a].access, lists[a].asid, lists[a].root)
-        compare(traffic, a, frames[chosen], faults[chosen], columns)
+        faults = np.where(values != 0, fault_of(a, page=True), 0).astype(np.uint64)
+        frames = traffic.frame[a].copy()  # where there is no fault, the model's
+        for k in {*some, *np.flatnonzero(values == 0).tolist()}:
+            result = memory.translate(int(root[k]), int(page[k]), a, CONFIG.addr_width)
+            assert result.fault == faults[k]
+            frames[k] = (result.physical or 0) >> 12
+        compare(traffic, a, frames, faults, (page, lists[a].access, asid, root))
+    assert sum(int((t == 0).sum()) for t in traffic.fault) == 6
     bench.close()
+
+
+def test_100_000_tables(seed, capsys):
+    """Small tables, each with entries of its own: 600,000 translations under random stalls."""
+    seen, counts, failures = run_tables(CONFIG, seed, 100_000)
+    with capsys.disabled():
+        print(f"\n{counts['tables']} random page tables, {seen.total()} translations: {len(failures)} mismatches")
+    assert not failures, "make tables TABLES=1 SEED=... repeats them:\n" + "\n".join(failures)
+    assert counts["tables"] >= 100_000
+    kinds = Counter()
+    for (fault, reads, size, is_global), number in seen.items():
+        kinds[fault, reads if fault else size, is_global and not fault] += number
+    walks = [(f, reads, False) for f in TranslationFault if f for reads in range(4)]
+    pages = [(TranslationFault.NONE, size, g) for size in PAGE_SIZES for g in (False, True)]
+    assert min(kinds[kind] for kind in walks + pages) > 500, kinds
 
 
 @pytest.mark.parametrize("config", [CONFIG, NARROW], ids=["tiny", "128 bits"])
@@ -84,7 +110,7 @@ def test_random_tables(config, seed):
         lists = [tables.requests(1000) for _ in Access]
         bench.invalidate(0)
         traffic = bench.run(
-            [Requests(*r) for r in lists], tables.memory.words, tables.memory.errors, stalls=draw_stalls(rng)
+            [Requests(*r) for r in lists], tables.memory.words, tables.memory.errors, stalls=Stalls.random(rng)
         )
         counts.update(traffic.counts)
         for requester, requests in enumerate(lists):
@@ -109,7 +135,7 @@ def test_tables_that_change(seed):
         new.memory.errors = old.memory.errors
         lists = [old.requests(60) for _ in Access]
         bench.invalidate(0)
-        stalls = replace(draw_stalls(rng), answer=1.0)
+        stalls = replace(Stalls.random(rng), answer=1.0)
         traffic = bench.run(
             [Requests(*r) for r in lists],
             old.memory.words,
@@ -139,7 +165,7 @@ def matches(traffic, requester, expected):
 
 def test_speed(seed):
     """Hits: a translation a cycle from one requester, and as many from three together."""
-    memory, _ = exhaustive()
+    memory = Memory.empty(16)
     memory.words[:] = 0b11010111  # each page is the table of all, and of itself
     bench = MmuBench(CONFIG, seed)
     pages = np.zeros(4000, np.uint64)
