@@ -29,6 +29,7 @@ class Units:
     Mmu: type
 
 
+_IMPORTS = "from amaranth.hdl import Const\nfrom amaranth.lib.fifo import SyncFIFOBuffered\n"
 _OVERLAP = "here & (mine | leaf.is_global | fill.leaf.is_global)"
 BUGS = {
     "overlapped entry stays": Bug("tlb", _OVERLAP, "Const(0)", ("tlb_random", "tlb_overlap")),
@@ -63,6 +64,70 @@ BUGS = {
         "tlb", "victim.eq(victim + 1)", "victim.eq(victim)", ("tlb_random", "tlb_round_robin")
     ),
     "large page not filled up": Bug("tlb", "frame | (small & self.page)", "frame", ("tlb_random",)),
+    # The six of test_known_walker_bugs.py.
+    "A, D, U accepted in pointers": Bug(
+        "walker", "pte.a | pte.d | pte.u | (level == 0)", "(level == 0)", ("pointers",)
+    ),
+    "reserved bits accepted in pointers": Bug(
+        "walker", "pte.reserved.any()", "(pte.reserved.any() & ~pointer)", ("pointers",)
+    ),
+    "refill tagged with the current ASID": Bug(
+        "mmu",
+        "tlb.fill.payload.asid.eq(walker.request.asid)",
+        "tlb.fill.payload.asid.eq(request.asid)",
+        ("refill_asid",),
+    ),
+    "refill lands after a flush": Bug(
+        "mmu", "walker.restart.eq(self.invalidate.valid)", "walker.restart.eq(0)", ("flush",)
+    ),
+    "refill lands in the cycle of a flush": Bug(
+        "mmu", "tlb.fill.ready) & ~self.invalidate.valid)", "tlb.fill.ready))", ("flush",)
+    ),
+    "walk does not begin again for another space": Bug(
+        "mmu",
+        "walker.restart.eq(self.invalidate.valid)",
+        "walker.restart.eq(self.invalidate.valid & (self.invalidate.payload.asid == walker.request.asid))",
+        ("flush_other",),
+    ),
+    "read in flight at a flush is used": Bug(
+        "walker", 'self.restart & (fsm.ongoing("READ") | fsm.ongoing("WAIT"))', "0", ("flush",)
+    ),
+    "leaf's page number truncated": Bug("walker", "~page_fault & pte.ppn[frames:].any()", "0", ("too_high",)),
+    "pointer's page number truncated": Bug(
+        "walker", "with m.If(table[frames:].any()):", "with m.If(0):", ("too_high",)
+    ),
+    "walk skipped after a fault": Bug(
+        "walker",
+        "begin(self.i.payload.root)",
+        "begin(self.i.payload.root)\n                    with m.If(result.answer.fault != 0):"
+        "\n                        m.next = 'DONE'",
+        ("after_fault",),
+    ),
+    "bus error is a page fault": Bug(
+        "walker",
+        "Cat((request.access + 1)[:2], access)",
+        "Cat((request.access + 1)[:2], access & ~self.error)",
+        ("error",),
+    ),
+    "page fault goes before a bus error": Bug(
+        "walker", "access_fault.eq(self.error)", "access_fault.eq(self.error & pte.v)", ("error",)
+    ),
+    # Of the joint.
+    "answers a cycle late": Bug("mmu", "queue = SyncFIFO(", "queue = SyncFIFOBuffered(", ("latency",)),
+    "hits wait for a walk": Bug("mmu", "~walks[number] & (open_", "~walks.any() & (open_", ("hit_under_miss",)),
+    "hits overtake a walk": Bug("mmu", "& ~walks[number] & (open_", "& (open_", ("later_wait",)),
+    "hit overtakes a miss": Bug(
+        "mmu", "blocked[number].eq(missed & (owner == number))", "blocked[number].eq(0)", ("later_wait",)
+    ),
+    "walks by priority": Bug("mmu", "waits, walking, next_walk", "waits, Const(0, 2), next_walk", ("in_turn",)),
+    "fifth answer": Bug("mmu", " & (open_ != _ANSWERS)", "", ("not_taken",)),
+    "walk's answer to who asks": Bug(
+        "mmu", "ended & (walking == number)", "ended & (owner == number)", ("later_wait",)
+    ),
+    "walk's answer lost behind others": Bug(
+        "mmu", "queue.w_en.eq(from_walk |", "queue.w_en.eq((from_walk & ~queue.r_rdy) |", ("walk_ends",)
+    ),
+    "halt ignored": Bug("walker", "waiting | ~self.halt", "1", ("halt",)),
 }
 """By name. A change of a unit's line that is quoted here changes it here, too."""
 
@@ -76,7 +141,7 @@ def planted(name: str) -> Units:
         text = Path(str(original.__file__)).read_text()
         if unit == bug.unit:
             assert text.count(bug.old) == 1, f"planted bug {name!r}: {bug.old!r} must be in {unit}.py once"
-            text = "from amaranth.hdl import Const\n" + text.replace(bug.old, bug.new)
+            text = _IMPORTS + text.replace(bug.old, bug.new)
         module = types.ModuleType(f"lepton_npu.mmu.{unit}_with_a_bug")
         module.__package__ = "lepton_npu.mmu"
         exec(compile(text, f"{unit}.py with {name}", "exec"), module.__dict__)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from lepton_npu.spec.translation import Invalidate
 
+from tests.gateware.mmu import test_known_walker_bugs as known
+from tests.gateware.mmu import test_mmu as mmu
 from tests.gateware.mmu import test_tlb as tlb
 from tests.gateware.mmu.planted import BUGS, Units, planted
 
@@ -15,6 +17,22 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "tlb_round_robin": lambda units, seed: tlb.test_round_robin(units.Tlb),
     "tlb_beside_first": lambda units, seed: tlb.test_invalidation_beside_a_refill(Invalidate.ALL, 1, units.Tlb),
     "tlb_beside_second": lambda units, seed: tlb.test_invalidation_beside_a_refill(Invalidate.ALL, 2, units.Tlb),
+    "pointers": lambda units, seed: known.test_reserved_or_a_d_u_bits_in_an_entry_that_is_no_leaf(units.Mmu),
+    "refill_asid": lambda units, seed: known.test_refill_belongs_to_the_space_of_its_request(1, units.Mmu),
+    "flush": lambda units, seed: known.test_no_refill_of_a_walk_that_a_flush_has_met(Invalidate.ALL, 4, units.Mmu),
+    "flush_other": lambda units, seed: known.test_no_refill_of_a_walk_that_a_flush_has_met(
+        Invalidate.ASID, 4, units.Mmu
+    ),
+    "too_high": lambda units, seed: known.test_page_number_that_is_too_high(units.Mmu),
+    "after_fault": lambda units, seed: known.test_walk_after_a_walk_with_a_fault(1, units.Mmu),
+    "error": lambda units, seed: known.test_error_response_is_an_access_fault(units.Mmu),
+    "latency": lambda units, seed: mmu.test_latency(1, 3, units.Mmu),
+    "hit_under_miss": lambda units, seed: mmu.test_hits_go_on_while_a_walk_runs(units.Mmu),
+    "later_wait": lambda units, seed: mmu.test_later_requests_wait_for_a_walk(units.Mmu),
+    "in_turn": lambda units, seed: mmu.test_walks_that_wait_are_served_in_turn(units.Mmu),
+    "not_taken": lambda units, seed: mmu.test_answers_that_are_not_taken(units.Mmu),
+    "walk_ends": lambda units, seed: mmu.test_a_walk_that_ends_while_answers_wait(units.Mmu),
+    "halt": lambda units, seed: mmu.test_halt_rests_a_walk_and_not_the_hits(seed, units.Mmu),
 }
 
 

@@ -1,0 +1,127 @@
+"""An `Mmu` in Amaranth's simulator, with a memory that answers, requesters and an invalidation by the cycle."""
+
+from collections import deque
+from collections.abc import Callable
+
+from amaranth.sim import Simulator
+from lepton_npu.mmu.mmu import Mmu
+from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.translation import Access, Invalidate, TranslationFault
+from lepton_verif.model.translation import BusError
+
+__all__ = ["MmuDriver", "Request"]
+
+Request = tuple[int, Access, int, int]
+"""Page (bits 63:12 of an address), access, ASID, root."""
+
+
+class MmuDriver:
+    """Cycle by cycle; requests wait in lists, answers are collected.
+
+    Parameters
+    ----------
+    memory : callable
+        As of `lepton_verif.model.translation.translate`; may be exchanged at any time.
+    latency : int
+        Cycles from an address to its data, 1 or more.
+    unit : class
+        `Mmu`, or one with a bug.
+
+    Attributes
+    ----------
+    ask : list of deque
+        By requester, what it still has to ask; it does so as soon as it may.
+    accepted : list of list of int
+        By requester, the cycles in which its requests were accepted.
+    answers : list of list of (int, TranslationFault, int)
+        By requester, in their order: the cycle in which one was taken, fault, frame.
+    reads : list of (int, int)
+        Cycle and address of every read.
+    takes : list of bool
+        Which requesters take answers.
+    """
+
+    def __init__(self, config: NpuConfig, memory: Callable[[int], int], *, latency: int = 1, unit=Mmu):
+        self.config, self.memory, self.latency, self.dut = config, memory, latency, unit(config)
+        self.ask: list[deque[Request]] = [deque() for _ in Access]
+        self.forget()
+        self.takes = [True] * len(Access)
+        self.halt, self.now = False, 0
+        self._due: deque[tuple[int, int, int]] = deque()
+
+    def forget(self) -> None:
+        """Empty lists of what has happened."""
+        self.accepted: list[list[int]] = [[] for _ in Access]
+        self.answers: list[list[tuple[int, TranslationFault, int]]] = [[] for _ in Access]
+        self.reads: list[tuple[int, int]] = []
+        self.hits = self.misses = 0
+
+    async def cycle(self, ctx, *, invalidate: tuple[Invalidate, int, int] | None = None) -> None:
+        """One cycle, with an invalidation (kind, ASID, page) or none. Data are those of the cycle of the read."""
+        dut = self.dut
+        for port, asks in zip(dut.i, self.ask):
+            ctx.set(port.valid, bool(asks))
+            if asks:
+                ctx.set(port.payload, dict(zip(("page", "access", "asid", "root"), asks[0])))
+        for port, takes in zip(dut.o, self.takes):
+            ctx.set(port.ready, takes)
+        ctx.set(dut.invalidate.valid, invalidate is not None)
+        if invalidate is not None:
+            ctx.set(dut.invalidate.payload, dict(zip(("kind", "asid", "page"), invalidate)))
+        ctx.set(dut.halt, self.halt)
+        ctx.set(dut.ar.ready, 1)
+        beat = self._due[0] if self._due and self._due[0][0] <= self.now else None
+        ctx.set(dut.r.valid, beat is not None)
+        if beat:
+            ctx.set(dut.r.payload, {"data": beat[1], "resp": beat[2], "last": 1})
+        for number, (port_i, port_o) in enumerate(zip(dut.i, dut.o)):
+            if ctx.get(port_i.valid) and ctx.get(port_i.ready):
+                self.accepted[number].append(self.now)
+                self.ask[number].popleft()
+            if ctx.get(port_o.valid) and ctx.get(port_o.ready):
+                answer = ctx.get(port_o.payload)
+                self.answers[number].append((self.now, TranslationFault(answer.fault), answer.frame))
+        if beat and ctx.get(dut.r.ready):
+            self._due.popleft()
+        if ctx.get(dut.ar.valid):
+            address = ctx.get(dut.ar.payload.addr)
+            self.reads.append((self.now, address))
+            self._due.append((self.now + self.latency, *self._beat(address)))
+        self.hits += ctx.get(dut.hit)
+        self.misses += ctx.get(dut.miss)
+        await ctx.tick()
+        self.now += 1
+
+    def _beat(self, address: int) -> tuple[int, int]:
+        """Data and response; those of an error are what `BusError` was made with: response, word."""
+        data = response = 0
+        for word in range(self.config.bus_bytes // 8):
+            try:
+                data |= self.memory(address + 8 * word) << 64 * word
+            except BusError as error:
+                response, garbage = error.args
+                data |= garbage << 64 * word
+        return data, response
+
+    async def until_answered(self, ctx, limit: int = 1000) -> None:
+        """Until nothing is asked, open, or on its way."""
+        await self.cycle(ctx)
+        while any(self.ask) or ctx.get(self.dut.busy):
+            assert limit, "no end"
+            limit -= 1
+            await self.cycle(ctx)
+
+    async def one(self, ctx, page: int, access: Access, asid: int, root: int, *, requester: int = 0):
+        """Fault, frame, and the addresses that were read, of one request with nothing beside it."""
+        before, reads = len(self.answers[requester]), len(self.reads)
+        self.ask[requester].append((page, access, asid, root))
+        await self.until_answered(ctx)
+        assert len(self.answers[requester]) == before + 1
+        _, fault, frame = self.answers[requester][-1]
+        return fault, frame, [address for _, address in self.reads[reads:]]
+
+    def simulate(self, process) -> None:
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(process)
+        simulator.run()
