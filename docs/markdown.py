@@ -29,7 +29,7 @@ _FAULTS = {
     FaultCause.ILLEGAL_FIELD: "A reserved bit is set, or a field is out of its range.",
     FaultCause.LOCAL_RANGE: "A local, accumulator or tile address is beyond its memory, or the command may not use it.",
     FaultCause.MISALIGNED: "An address or `stride` is not a multiple of the bus width (a body's: of a record).",
-    FaultCause.ADDRESS_RANGE: "A row in memory reaches beyond the address bits of the bus.",
+    FaultCause.ADDRESS_RANGE: "A row reaches beyond the address bits of the bus, or with translation beyond 2^64.",
     FaultCause.BUS_READ: "The bus answered a read of LOAD with an error.",
     FaultCause.BUS_WRITE: "The bus answered a write of STORE with an error.",
     FaultCause.BUS_FETCH: "The bus answered a read of a record with an error, or it has not the address bits for it.",
@@ -37,6 +37,12 @@ _FAULTS = {
     FaultCause.RING_OVERRUN: "TAIL is further ahead of HEAD than the ring is long.",
     FaultCause.SEMAPHORE_OVERFLOW: "A semaphore was posted beyond its greatest count.",
     FaultCause.NESTED_REPEAT: "The body of a REPEAT has a REPEAT.",
+    FaultCause.PAGE_READ: "The page table does not let a LOAD read a page (mmu.md).",
+    FaultCause.PAGE_WRITE: "The page table does not let a STORE write a page.",
+    FaultCause.PAGE_FETCH: "The page table does not let records be read from a page.",
+    FaultCause.ACCESS_READ: "A page table for a LOAD cannot be read, or names memory beyond the bus's address bits.",
+    FaultCause.ACCESS_WRITE: "The same for a STORE.",
+    FaultCause.ACCESS_FETCH: "The same for a record.",
 }
 
 

@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .array.matmul import MatmulEngine
 from .array.quantiser import QuantEngine
@@ -14,6 +14,9 @@ from .bus.store import StoreEngine
 from .control.register_bank import EVENTS
 from .control.sequencer import Sequencer
 from .memory.local_memory import LocalMemory
+from .mmu.invalidation import InvalidationControl
+from .mmu.mmu import Mmu
+from .mmu.ports import invalidate_layout, space_layout
 from .spec.config import NpuConfig
 from .vector.engine import VectorEngine
 
@@ -51,6 +54,10 @@ class LeptonCore(wiring.Component):
         Of `AxiMaster`.
     events : Out(EVENTS)
         For the counters.
+    space : In(space_layout())
+        Of all commands and of the ring. Changes only while the core is idle.
+    invalidate_request : In(1), invalidate : In(invalidate_layout()), invalidating : Out(1)
+        See `InvalidationControl`.
     enable, ... : see `CONTROL_PORTS`
     """
 
@@ -60,13 +67,26 @@ class LeptonCore(wiring.Component):
         self._config = config
         self._sequencer = Sequencer(config)
         control = {name: self._sequencer.signature.members[name] for name in CONTROL_PORTS}
-        super().__init__({"m_axi": Out(AxiSignature(config)), "quiet": Out(1), "events": Out(EVENTS), **control})
+        super().__init__(
+            {
+                "m_axi": Out(AxiSignature(config)),
+                "quiet": Out(1),
+                "events": Out(EVENTS),
+                "space": In(space_layout()),
+                "invalidate_request": In(1),
+                "invalidate": In(invalidate_layout()),
+                "invalidating": Out(1),
+                **control,
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
         m.submodules.sequencer = sequencer = self._sequencer
         m.submodules.master = master = AxiMaster(config)
+        m.submodules.mmu = mmu = Mmu(config)
+        m.submodules.invalidation = invalidation = InvalidationControl()
         m.submodules.local_memory = memory = LocalMemory(config)
         m.submodules.tile_memory = tiles = TileMemory(config)
         m.submodules.load = load = LoadEngine(config)
@@ -88,7 +108,27 @@ class LeptonCore(wiring.Component):
         connect(m, store.aw, master.aw)
         connect(m, store.w, master.w)
         connect(m, store.b, master.b)
+        connect(m, mmu.ar, master.walk_ar)
+        connect(m, mmu.r, master.walk_r)
         m.d.comb += self.quiet.eq(master.quiet)
+
+        # ---- Translation.
+        for number, requester in enumerate((load.mmu, store.mmu, sequencer.mmu)):
+            connect(m, requester.request, mmu.i[number])
+            connect(m, requester.answer, mmu.o[number])
+            m.d.comb += [
+                requester.space.eq(self.space),
+                requester.hold.eq(invalidation.hold),
+                requester.forget.eq(invalidation.forget),
+            ]
+        connect(m, invalidation.invalidate, mmu.invalidate)
+        m.d.comb += [
+            invalidation.request.eq(self.invalidate_request),
+            invalidation.what.eq(self.invalidate),
+            invalidation.quiet.eq(master.quiet),
+            self.invalidating.eq(invalidation.busy),
+            mmu.halt.eq(sequencer.halt | invalidation.hold),
+        ]
 
         engines = {"load": load, "store": store, "quant": quant, "matmul": matmul, "vector": vector}
         for name, unit in engines.items():
@@ -117,6 +157,8 @@ class LeptonCore(wiring.Component):
             self.events.load_beats.eq(load.beat),
             self.events.store_busy.eq(store.engine.busy),
             self.events.store_beats.eq(store.beat),
+            self.events.tlb_hits.eq(mmu.hit),
+            self.events.tlb_misses.eq(mmu.miss),
             self.events.commands.eq(sequencer.dispatched),
         ]
         return m

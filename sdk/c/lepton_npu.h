@@ -103,6 +103,12 @@ enum lepton_fault_cause {
     LEPTON_FAULT_CAUSE_RING_OVERRUN = 10,
     LEPTON_FAULT_CAUSE_SEMAPHORE_OVERFLOW = 11,
     LEPTON_FAULT_CAUSE_NESTED_REPEAT = 12,
+    LEPTON_FAULT_CAUSE_PAGE_READ = 17,
+    LEPTON_FAULT_CAUSE_PAGE_WRITE = 18,
+    LEPTON_FAULT_CAUSE_PAGE_FETCH = 19,
+    LEPTON_FAULT_CAUSE_ACCESS_READ = 21,
+    LEPTON_FAULT_CAUSE_ACCESS_WRITE = 22,
+    LEPTON_FAULT_CAUSE_ACCESS_FETCH = 23,
 };
 
 /* Put the low `width` bits of `value` at bit `offset` of a record that is 0 there. */
@@ -448,6 +454,11 @@ static inline void lepton_pack_vector(const lepton_vector *command, uint8_t reco
 #define LEPTON_REG_FAULT_INDEX      0x048u
 #define LEPTON_REG_FAULT_ADDRESS_LO 0x050u
 #define LEPTON_REG_FAULT_ADDRESS_HI 0x054u
+#define LEPTON_REG_SATP_LO          0x060u
+#define LEPTON_REG_SATP_HI          0x064u
+#define LEPTON_REG_INVALIDATE_LO    0x068u
+#define LEPTON_REG_INVALIDATE_HI    0x06cu
+#define LEPTON_REG_INVALIDATE       0x070u
 #define LEPTON_REG_CYCLES_LO        0x080u
 #define LEPTON_REG_CYCLES_HI        0x084u
 #define LEPTON_REG_MATMUL_BUSY_LO   0x088u
@@ -472,6 +483,10 @@ static inline void lepton_pack_vector(const lepton_vector *command, uint8_t reco
 #define LEPTON_REG_STORE_BEATS_HI   0x0d4u
 #define LEPTON_REG_COMMANDS_LO      0x0d8u
 #define LEPTON_REG_COMMANDS_HI      0x0dcu
+#define LEPTON_REG_TLB_HITS_LO      0x0e0u
+#define LEPTON_REG_TLB_HITS_HI      0x0e4u
+#define LEPTON_REG_TLB_MISSES_LO    0x0e8u
+#define LEPTON_REG_TLB_MISSES_HI    0x0ecu
 
 #ifdef __cplusplus
 }

@@ -66,6 +66,9 @@ extern "C" {
 #define LEPTON_NPU__CAPABILITIES1__QUEUE_DEPTH_bm 0xff0000
 #define LEPTON_NPU__CAPABILITIES1__QUEUE_DEPTH_bp 16
 #define LEPTON_NPU__CAPABILITIES1__QUEUE_DEPTH_bw 8
+#define LEPTON_NPU__CAPABILITIES1__TLB_ENTRIES_bm 0xff000000
+#define LEPTON_NPU__CAPABILITIES1__TLB_ENTRIES_bp 24
+#define LEPTON_NPU__CAPABILITIES1__TLB_ENTRIES_bw 8
 
 // reg - lepton_npu::CTRL
 #define LEPTON_NPU__CTRL__ENABLE_bm 0x1
@@ -94,6 +97,9 @@ extern "C" {
 #define LEPTON_NPU__STATUS__RESETTING_bm 0x8
 #define LEPTON_NPU__STATUS__RESETTING_bp 3
 #define LEPTON_NPU__STATUS__RESETTING_bw 1
+#define LEPTON_NPU__STATUS__INVALIDATING_bm 0x10
+#define LEPTON_NPU__STATUS__INVALIDATING_bp 4
+#define LEPTON_NPU__STATUS__INVALIDATING_bw 1
 
 // reg - lepton_npu::IRQ_STATUS
 #define LEPTON_NPU__IRQ_STATUS__DONE_bm 0x1
@@ -157,9 +163,9 @@ extern "C" {
 #define LEPTON_NPU__WATCHDOG__CYCLES_reset 0x100000
 
 // reg - lepton_npu::FAULT_CAUSE
-#define LEPTON_NPU__FAULT_CAUSE__CAUSE_bm 0xf
+#define LEPTON_NPU__FAULT_CAUSE__CAUSE_bm 0x1f
 #define LEPTON_NPU__FAULT_CAUSE__CAUSE_bp 0
-#define LEPTON_NPU__FAULT_CAUSE__CAUSE_bw 4
+#define LEPTON_NPU__FAULT_CAUSE__CAUSE_bw 5
 
 // reg - lepton_npu::FAULT_ENGINE
 #define LEPTON_NPU__FAULT_ENGINE__ENGINE_bm 0x7
@@ -180,6 +186,52 @@ extern "C" {
 #define LEPTON_NPU__FAULT_ADDRESS_HI__ADDRESS_bm 0xffffffff
 #define LEPTON_NPU__FAULT_ADDRESS_HI__ADDRESS_bp 0
 #define LEPTON_NPU__FAULT_ADDRESS_HI__ADDRESS_bw 32
+
+// reg - lepton_npu::SATP_LO
+#define LEPTON_NPU__SATP_LO__PPN_bm 0xffffffff
+#define LEPTON_NPU__SATP_LO__PPN_bp 0
+#define LEPTON_NPU__SATP_LO__PPN_bw 32
+#define LEPTON_NPU__SATP_LO__PPN_reset 0x0
+
+// reg - lepton_npu::SATP_HI
+#define LEPTON_NPU__SATP_HI__PPN_bm 0xfff
+#define LEPTON_NPU__SATP_HI__PPN_bp 0
+#define LEPTON_NPU__SATP_HI__PPN_bw 12
+#define LEPTON_NPU__SATP_HI__PPN_reset 0x0
+#define LEPTON_NPU__SATP_HI__ASID_bm 0xff000
+#define LEPTON_NPU__SATP_HI__ASID_bp 12
+#define LEPTON_NPU__SATP_HI__ASID_bw 8
+#define LEPTON_NPU__SATP_HI__ASID_reset 0x0
+#define LEPTON_NPU__SATP_HI__MODE_bm 0x80000000
+#define LEPTON_NPU__SATP_HI__MODE_bp 31
+#define LEPTON_NPU__SATP_HI__MODE_bw 1
+#define LEPTON_NPU__SATP_HI__MODE_reset 0x0
+
+// reg - lepton_npu::INVALIDATE_LO
+#define LEPTON_NPU__INVALIDATE_LO__PAGE_bm 0xfffff000
+#define LEPTON_NPU__INVALIDATE_LO__PAGE_bp 12
+#define LEPTON_NPU__INVALIDATE_LO__PAGE_bw 20
+#define LEPTON_NPU__INVALIDATE_LO__PAGE_reset 0x0
+
+// reg - lepton_npu::INVALIDATE_HI
+#define LEPTON_NPU__INVALIDATE_HI__PAGE_bm 0x7f
+#define LEPTON_NPU__INVALIDATE_HI__PAGE_bp 0
+#define LEPTON_NPU__INVALIDATE_HI__PAGE_bw 7
+#define LEPTON_NPU__INVALIDATE_HI__PAGE_reset 0x0
+
+// reg - lepton_npu::INVALIDATE
+#define LEPTON_NPU__INVALIDATE__START_bm 0x1
+#define LEPTON_NPU__INVALIDATE__START_bp 0
+#define LEPTON_NPU__INVALIDATE__START_bw 1
+#define LEPTON_NPU__INVALIDATE__START_reset 0x0
+#define LEPTON_NPU__INVALIDATE__KIND_bm 0x30
+#define LEPTON_NPU__INVALIDATE__KIND_bp 4
+#define LEPTON_NPU__INVALIDATE__KIND_bw 2
+#define LEPTON_NPU__INVALIDATE__KIND_reset 0x0
+#define LEPTON_NPU__INVALIDATE__ASID_bm 0xff00
+#define LEPTON_NPU__INVALIDATE__ASID_bp 8
+#define LEPTON_NPU__INVALIDATE__ASID_bw 8
+#define LEPTON_NPU__INVALIDATE__ASID_reset 0x0
 
 // reg - lepton_npu::CYCLES_LO
 #define LEPTON_NPU__CYCLES_LO__COUNT_bm 0xffffffff
@@ -325,6 +377,30 @@ extern "C" {
 #define LEPTON_NPU__COMMANDS_HI__COUNT_bw 32
 #define LEPTON_NPU__COMMANDS_HI__COUNT_reset 0x0
 
+// reg - lepton_npu::TLB_HITS_LO
+#define LEPTON_NPU__TLB_HITS_LO__COUNT_bm 0xffffffff
+#define LEPTON_NPU__TLB_HITS_LO__COUNT_bp 0
+#define LEPTON_NPU__TLB_HITS_LO__COUNT_bw 32
+#define LEPTON_NPU__TLB_HITS_LO__COUNT_reset 0x0
+
+// reg - lepton_npu::TLB_HITS_HI
+#define LEPTON_NPU__TLB_HITS_HI__COUNT_bm 0xffffffff
+#define LEPTON_NPU__TLB_HITS_HI__COUNT_bp 0
+#define LEPTON_NPU__TLB_HITS_HI__COUNT_bw 32
+#define LEPTON_NPU__TLB_HITS_HI__COUNT_reset 0x0
+
+// reg - lepton_npu::TLB_MISSES_LO
+#define LEPTON_NPU__TLB_MISSES_LO__COUNT_bm 0xffffffff
+#define LEPTON_NPU__TLB_MISSES_LO__COUNT_bp 0
+#define LEPTON_NPU__TLB_MISSES_LO__COUNT_bw 32
+#define LEPTON_NPU__TLB_MISSES_LO__COUNT_reset 0x0
+
+// reg - lepton_npu::TLB_MISSES_HI
+#define LEPTON_NPU__TLB_MISSES_HI__COUNT_bm 0xffffffff
+#define LEPTON_NPU__TLB_MISSES_HI__COUNT_bp 0
+#define LEPTON_NPU__TLB_MISSES_HI__COUNT_bw 32
+#define LEPTON_NPU__TLB_MISSES_HI__COUNT_reset 0x0
+
 // addrmap - lepton_npu
 typedef struct __attribute__ ((__packed__)) {
     uint32_t ID;
@@ -349,7 +425,13 @@ typedef struct __attribute__ ((__packed__)) {
     uint8_t RESERVED_4c_4f[0x4];
     uint32_t FAULT_ADDRESS_LO;
     uint32_t FAULT_ADDRESS_HI;
-    uint8_t RESERVED_58_7f[0x28];
+    uint8_t RESERVED_58_5f[0x8];
+    uint32_t SATP_LO;
+    uint32_t SATP_HI;
+    uint32_t INVALIDATE_LO;
+    uint32_t INVALIDATE_HI;
+    uint32_t INVALIDATE;
+    uint8_t RESERVED_74_7f[0xc];
     uint32_t CYCLES_LO;
     uint32_t CYCLES_HI;
     uint32_t MATMUL_BUSY_LO;
@@ -374,10 +456,14 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t STORE_BEATS_HI;
     uint32_t COMMANDS_LO;
     uint32_t COMMANDS_HI;
+    uint32_t TLB_HITS_LO;
+    uint32_t TLB_HITS_HI;
+    uint32_t TLB_MISSES_LO;
+    uint32_t TLB_MISSES_HI;
 } lepton_npu_t;
 
 
-static_assert(sizeof(lepton_npu_t) == 0xe0, "Packing error");
+static_assert(sizeof(lepton_npu_t) == 0xf0, "Packing error");
 
 #ifdef __cplusplus
 }

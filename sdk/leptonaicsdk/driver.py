@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lepton_npu.spec.commands import Engine, FaultCause
+from lepton_npu.spec.translation import ASID_BITS, PPN_BITS, Invalidate
 
 from .errors import LeptonError
 from .registers import REGISTERS
@@ -12,7 +13,7 @@ __all__ = ["COUNTERS", "CoreFaultError", "Driver", "Fault", "RegisterBus"]
 
 ENABLE, RESET, CLEAR_COUNTERS = 1 << 0, 1 << 1, 1 << 2
 IRQ_DONE, IRQ_FAULT = 1 << 0, 1 << 1
-STATUS_IDLE, STATUS_RESETTING = 1 << 0, 1 << 3
+STATUS_IDLE, STATUS_RESETTING, STATUS_INVALIDATING = 1 << 0, 1 << 3, 1 << 4
 
 COUNTERS = (
     "CYCLES",
@@ -27,6 +28,8 @@ COUNTERS = (
     "STORE_BUSY",
     "STORE_BEATS",
     "COMMANDS",
+    "TLB_HITS",
+    "TLB_MISSES",
 )
 """Names of the 64-bit counters; what each counts is in the register map."""
 
@@ -94,6 +97,44 @@ class Driver:
         self.write("IRQ_STATUS", IRQ_DONE | IRQ_FAULT)
         self.write("IRQ_ENABLE", IRQ_DONE | IRQ_FAULT)
         self.write("CTRL", ENABLE)
+
+    def translate(self, root: int | None, asid: int = 0):
+        """Take addresses for virtual ones of the table with root page ``root``; None: for physical ones.
+
+        Only while the core is disabled or idle.
+
+        Raises
+        ------
+        ValueError
+            For numbers that the core does not have.
+        """
+        if not 0 <= asid < 1 << ASID_BITS:
+            raise ValueError(f"asid must be from 0 to {(1 << ASID_BITS) - 1}, not {asid}")
+        if root is None:
+            self.write("SATP_HI", 0)
+            return
+        if not 0 <= root < 1 << PPN_BITS:
+            raise ValueError(f"root must be a physical page number from 0 to 2^{PPN_BITS} - 1, not {root:#x}")
+        fields = {field.name: field.lsb for field in REGISTERS["SATP_HI"].fields}
+        self.write("SATP_LO", root & 0xFFFFFFFF)
+        self.write("SATP_HI", 1 << fields["MODE"] | asid << fields["ASID"] | root >> 32 << fields["PPN"])
+
+    def invalidate(self, kind: Invalidate = Invalidate.ALL, *, asid: int = 0, address: int = 0, attempts: int = 1000):
+        """Make the core forget translations; when this returns, no access by them is in flight, and none follows.
+
+        Raises
+        ------
+        TimeoutError
+            If it is not over after ``attempts`` looks.
+        """
+        fields = {field.name: field.lsb for field in REGISTERS["INVALIDATE"].fields}
+        self.write("INVALIDATE_LO", address & 0xFFFFFFFF)
+        self.write("INVALIDATE_HI", address >> 32 & 0xFFFFFFFF)
+        self.write("INVALIDATE", 1 << fields["START"] | kind << fields["KIND"] | asid << fields["ASID"])
+        for _ in range(attempts):
+            if not self.read("STATUS") & STATUS_INVALIDATING:
+                return
+        raise TimeoutError(f"the invalidation was not over after {attempts} reads of STATUS: the bus does not answer")
 
     def doorbell(self, tail: int):
         """Announce that the ring holds records up to count ``tail``."""

@@ -112,6 +112,7 @@ def run_job(
     harness.configure(latency=latency, bandwidth=bandwidth, stalls=stalls, interleave=interleave, seed=seed)
     harness.reset()
     driver = Driver(harness)
+    driver.translate(job.root)
     driver.start(job.ring, job.ring_log2)
     clock, beats = time.perf_counter(), harness.beats
     driver.doorbell(job.records)

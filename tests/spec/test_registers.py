@@ -72,7 +72,8 @@ def test_fault_fields_hold_every_value():
 
 def test_access_and_reset():
     assert {r.name for r in REGISTERS.values() if r.access == "w1c"} == {"IRQ_STATUS"}
-    rw = "CTRL IRQ_ENABLE RING_LOG2 RING_BASE_LO RING_BASE_HI TAIL WATCHDOG"
+    rw = "CTRL IRQ_ENABLE RING_LOG2 RING_BASE_LO RING_BASE_HI TAIL WATCHDOG "
+    rw += "SATP_LO SATP_HI INVALIDATE_LO INVALIDATE_HI INVALIDATE"
     assert {r.name for r in REGISTERS.values() if r.access == "rw"} == set(rw.split())
     assert [f.access for f in REGISTERS["CTRL"].fields] == ["rw", "pulse", "pulse"]
     cleared = {f"{r.name}.{f.name}" for r in REGISTERS.values() for f in r.fields if f.soft_reset}

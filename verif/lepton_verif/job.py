@@ -46,6 +46,8 @@ class Job:
         TAG register at the end.
     name : str
         For messages.
+    root : int or None
+        Physical page number of a page table in the memory: the ring's and the program's addresses are virtual.
     """
 
     memory: np.ndarray
@@ -57,6 +59,7 @@ class Job:
     fault: FaultCause = FaultCause.NONE
     tag: int = 0
     name: str = "job"
+    root: int | None = None
 
     def __post_init__(self):
         if self.memory.dtype != np.uint8 or self.memory.size % 4:
@@ -99,6 +102,7 @@ class Job:
             memory=self.memory,
             expected=self.expected,
             numbers=np.array([self.base, self.ring, self.ring_log2, self.records, self.fault, self.tag], np.uint64),
+            root=np.array(-1 if self.root is None else self.root, np.int64),
             name=np.array(self.name),
         )
 
@@ -117,4 +121,5 @@ class Job:
                 FaultCause(fault),
                 tag,
                 str(file["name"]),
+                None if int(file["root"]) < 0 else int(file["root"]),
             )

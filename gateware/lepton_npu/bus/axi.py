@@ -11,6 +11,7 @@ __all__ = [
     "ID_BITS",
     "LOAD_ID",
     "STORE_ID",
+    "WALK_ID",
     "AxiSignature",
     "burst_constants",
     "burst_layout",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 ID_BITS = 2
-FETCH_ID, LOAD_ID, STORE_ID = range(3)
+FETCH_ID, LOAD_ID, STORE_ID, WALK_ID = range(4)
 """Transaction IDs: one for each of the units behind the port, whose transactions are in order."""
 
 _INCR = 1  # A3.4.1

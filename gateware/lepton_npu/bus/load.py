@@ -7,11 +7,14 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import EngineSignature
 from lepton_npu.memory.ports import LocalWritePort
+from lepton_npu.mmu.ports import TranslationSignature
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.translation import PAGE_BITS
 
 from .axi import burst_layout, read_beat_layout
-from .walk import DmaWalk, dma_burst_layout
+from .dma_bursts import WAITING, DmaBursts
+from .walk import dma_burst_layout
 
 __all__ = ["LoadEngine"]
 
@@ -22,7 +25,8 @@ class LoadEngine(wiring.Component):
     Up to ``config.outstanding`` bursts are in flight. Commands follow one another without waiting for data: addresses
     of the next are issued while data of the last arrive.
 
-    Errors: those of `DmaWalk`, and BUS_READ with the address of the burst that had an error response (SLVERR or
+    Errors: those of `DmaWalk`, and BUS_READ with the address (virtual, if addresses are) of the burst that had an
+    error response (SLVERR or
     DECERR). They are reported when every burst in flight has been received; what comes after an error is thrown away.
 
     Parameters
@@ -34,6 +38,7 @@ class LoadEngine(wiring.Component):
     engine : Out(EngineSignature(Opcode.LOAD))
     ar : Out(stream of burst_layout), r : In(stream of read_beat_layout)
         To `AxiMaster`. Beats come in the order of the bursts.
+    mmu : Out(TranslationSignature(config))
     write : Out(LocalWritePort)
     beat : Out(1)
         For the counter LOAD_BEATS.
@@ -46,6 +51,7 @@ class LoadEngine(wiring.Component):
                 "engine": Out(EngineSignature(Opcode.LOAD)),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
+                "mmu": Out(TranslationSignature(config)),
                 "write": Out(LocalWritePort(config)),
                 "beat": Out(1),
             }
@@ -55,16 +61,17 @@ class LoadEngine(wiring.Component):
         m = Module()
         config, engine = self._config, self.engine
         layout = dma_burst_layout(config)
-        m.submodules.walk = walk = DmaWalk(config, Opcode.LOAD)
+        m.submodules.walk = walk = DmaBursts(config, Opcode.LOAD)
         m.submodules.bursts = bursts = SyncFIFO(width=layout.size, depth=config.outstanding)
         connect(m, flipped(engine.cmd), walk.cmd)
+        connect(m, walk.mmu, flipped(self.mmu))
 
         # ---- Bursts go out while nothing is wrong. One that is offered stays so until it is taken.
         error, waiting, issued = Signal(), Signal(), Signal()
         m.d.comb += [
             self.ar.payload.addr.eq(walk.burst.payload.addr),
             self.ar.payload.len.eq(walk.burst.payload.len),
-            self.ar.valid.eq(walk.burst.valid & (waiting | (bursts.w_rdy & ~error & ~engine.halt))),
+            self.ar.valid.eq(walk.burst.valid & (waiting | (bursts.w_rdy & ~error & ~engine.halt & ~self.mmu.hold))),
             issued.eq(self.ar.valid & self.ar.ready),
             walk.burst.ready.eq(issued),
             bursts.w_data.eq(walk.burst.payload),
@@ -133,9 +140,13 @@ class LoadEngine(wiring.Component):
         ]
 
         # ---- Errors.
-        error_index, error_address = Signal(32, reset_less=True), Signal(config.addr_width, reset_less=True)
+        error_index, error_address = Signal(32, reset_less=True), Signal(64, reset_less=True)
         with m.If(take & beat.resp[1] & ~error):
-            m.d.sync += [error.eq(1), error_index.eq(burst.index), error_address.eq(burst.addr)]
+            m.d.sync += [
+                error.eq(1),
+                error_index.eq(burst.index),
+                error_address.eq(Cat(burst.addr[:PAGE_BITS], burst.page)),
+            ]
         quiet = Signal()
         m.d.comb += [
             quiet.eq(~waiting & ~bursts.r_rdy & ~write_valid),
@@ -150,7 +161,8 @@ class LoadEngine(wiring.Component):
             ]
 
         accepted = Signal()
-        held = Signal(range(config.outstanding + 3))  # a command has a burst in flight, or is the walker's, or writes
+        # A command has a burst in flight, or is the walk's, or writes, or waits for its pages.
+        held = Signal(range(config.outstanding + WAITING + 3))
         m.d.comb += [accepted.eq(engine.cmd.valid & engine.cmd.ready), engine.busy.eq(held != 0)]
         m.d.sync += [
             held.eq(held + accepted - done),

@@ -1,6 +1,6 @@
 """The AXI4 master port: who reads next, whose data these are, and whether all is quiet."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,6 +10,7 @@ from .axi import (
     FETCH_ID,
     LOAD_ID,
     STORE_ID,
+    WALK_ID,
     AxiSignature,
     burst_constants,
     burst_layout,
@@ -21,11 +22,13 @@ __all__ = ["AxiMaster"]
 
 
 class AxiMaster(wiring.Component):
-    """Joins the command fetch and the LOAD engine (reads) and the STORE engine (writes) to one AXI4 port.
+    """Joins the page walker, the command fetch and the LOAD engine (reads) and the STORE engine (writes) to one AXI4
+    port.
 
-    The fetch goes first; it has four records in flight at most, so LOAD is not starved. Read addresses pass through a
-    register (1 cycle); read data are told apart by RID, so the two streams may come interleaved. Everything else passes
-    unchanged.
+    The walker goes first, then the fetch; they have one read and four records in flight at most, so LOAD is not
+    starved. Read addresses pass through a
+    register (1 cycle); read data are told apart by RID, so the three streams may come interleaved. Everything else
+    passes unchanged.
 
     Parameters
     ----------
@@ -34,9 +37,10 @@ class AxiMaster(wiring.Component):
     Members
     -------
     m_axi : Out(AxiSignature)
-    fetch_ar, load_ar, aw : In(stream of burst_layout)
-    fetch_r, load_r : Out(stream of read_beat_layout)
-        A beat of either is held back while one of the two is not ready; ready must not depend on valid.
+    walk_ar, fetch_ar, load_ar, aw : In(stream of burst_layout)
+    walk_r, fetch_r, load_r : Out(stream of read_beat_layout)
+        A beat is held back while the fetch or LOAD is not ready; ready must not depend on valid. The walker must be
+        ready whenever a read of it is in flight.
     w : In(stream of write_beat_layout), b : Out(stream of BRESP)
     quiet : Out(1)
         Nothing is offered to the bus, and no transaction is unfinished.
@@ -48,8 +52,10 @@ class AxiMaster(wiring.Component):
         super().__init__(
             {
                 "m_axi": Out(AxiSignature(config)),
+                "walk_ar": In(bursts),
                 "fetch_ar": In(bursts),
                 "load_ar": In(bursts),
+                "walk_r": Out(read),
                 "fetch_r": Out(read),
                 "load_r": Out(read),
                 "aw": In(bursts),
@@ -67,31 +73,33 @@ class AxiMaster(wiring.Component):
         may_go = Signal()
         m.d.comb += [
             may_go.eq(~port.arvalid | port.arready),
-            self.fetch_ar.ready.eq(may_go),
-            self.load_ar.ready.eq(may_go & ~self.fetch_ar.valid),
+            self.walk_ar.ready.eq(may_go),
+            self.fetch_ar.ready.eq(may_go & ~self.walk_ar.valid),
+            self.load_ar.ready.eq(may_go & ~self.walk_ar.valid & ~self.fetch_ar.valid),
         ]
+        clients = ((self.load_ar, LOAD_ID), (self.fetch_ar, FETCH_ID), (self.walk_ar, WALK_ID))  # the last goes first
         with m.If(may_go):
-            chosen = Mux(self.fetch_ar.valid, self.fetch_ar.payload.as_value(), self.load_ar.payload.as_value())
-            address = burst_layout(self._config)(chosen)
-            m.d.sync += [
-                port.arvalid.eq(self.fetch_ar.valid | self.load_ar.valid),
-                port.arid.eq(Mux(self.fetch_ar.valid, FETCH_ID, LOAD_ID)),
-                port.araddr.eq(address.addr),
-                port.arlen.eq(address.len),
-            ]
+            m.d.sync += port.arvalid.eq(self.walk_ar.valid | self.fetch_ar.valid | self.load_ar.valid)
+            for client, number in clients:
+                with m.If(client.valid):
+                    m.d.sync += [
+                        port.arid.eq(number),
+                        port.araddr.eq(client.payload.addr),
+                        port.arlen.eq(client.payload.len),
+                    ]
 
-        for client in (self.fetch_r, self.load_r):
+        for client in (self.walk_r, self.fetch_r, self.load_r):
             m.d.comb += [
                 client.payload.data.eq(port.rdata),
                 client.payload.resp.eq(port.rresp),
                 client.payload.last.eq(port.rlast),
             ]
-        is_load = port.rid == LOAD_ID
         m.d.comb += [
             # RREADY does not depend on RID, which is not defined while RVALID is low.
             port.rready.eq(self.fetch_r.ready & self.load_r.ready),
-            self.fetch_r.valid.eq(port.rvalid & ~is_load & self.load_r.ready),
-            self.load_r.valid.eq(port.rvalid & is_load & self.fetch_r.ready),
+            self.walk_r.valid.eq(port.rvalid & (port.rid == WALK_ID) & port.rready),
+            self.fetch_r.valid.eq(port.rvalid & (port.rid == FETCH_ID) & self.load_r.ready),
+            self.load_r.valid.eq(port.rvalid & (port.rid == LOAD_ID) & self.fetch_r.ready),
             port.awid.eq(STORE_ID),
             port.awaddr.eq(self.aw.payload.addr),
             port.awlen.eq(self.aw.payload.len),
@@ -107,7 +115,7 @@ class AxiMaster(wiring.Component):
             port.bready.eq(self.b.ready),
         ]
 
-        most = self._config.outstanding + 4  # LOAD's, and those of the fetch
+        most = self._config.outstanding + 5  # LOAD's, those of the fetch, and the walker's
         reads, writes = Signal(range(most + 1)), Signal(range(most + 1))
         m.d.sync += [
             reads.eq(reads + (port.arvalid & port.arready) - (port.rvalid & port.rready & port.rlast)),

@@ -7,11 +7,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import INDEX_BITS, EngineSignature
 from lepton_npu.memory.ports import LOCAL_ADDR_BITS, LocalReadPort
+from lepton_npu.mmu.ports import TranslationSignature
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.translation import PAGE_BITS
 
 from .axi import burst_layout, write_beat_layout
-from .walk import DmaWalk
+from .dma_bursts import WAITING, DmaBursts
 
 __all__ = ["StoreEngine"]
 
@@ -24,7 +26,8 @@ class StoreEngine(wiring.Component):
     A command is done when its last burst is acknowledged; the next one's bursts go out before that. WSTRB leaves out
     what a row does not use of its last beat.
 
-    Errors: those of `DmaWalk`, and BUS_WRITE with the address of the burst that had an error response. They are
+    Errors: those of `DmaWalk`, and BUS_WRITE with the address (virtual, if addresses are) of the burst that had an
+    error response. They are
     reported when every burst in flight is acknowledged; bursts that were begun are completed.
 
     Parameters
@@ -36,6 +39,7 @@ class StoreEngine(wiring.Component):
     engine : Out(EngineSignature(Opcode.STORE))
     aw : Out(stream of burst_layout), w : Out(stream of write_beat_layout), b : In(stream of BRESP)
         Write channels; registered outputs.
+    mmu : Out(TranslationSignature(config))
     read : Out(LocalReadPort)
     beat : Out(1)
         For the counter STORE_BEATS.
@@ -49,6 +53,7 @@ class StoreEngine(wiring.Component):
                 "aw": Out(stream.Signature(burst_layout(config))),
                 "w": Out(stream.Signature(write_beat_layout(config))),
                 "b": In(stream.Signature(2)),
+                "mmu": Out(TranslationSignature(config)),
                 "read": Out(LocalReadPort(config)),
                 "beat": Out(1),
             }
@@ -57,15 +62,14 @@ class StoreEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, engine = self._config, self.engine
-        m.submodules.walk = walk = DmaWalk(config, Opcode.STORE)
+        m.submodules.walk = walk = DmaBursts(config, Opcode.STORE)
         connect(m, flipped(engine.cmd), walk.cmd)
+        connect(m, walk.mmu, flipped(self.mmu))
         burst = walk.burst.payload
 
         rows_layout = data.StructLayout({"local": LOCAL_ADDR_BITS, "rows": len(burst.local_rows)})
         data_layout = data.StructLayout({"len": 8, "ends_row": 1, "last_words": len(burst.last_words)})
-        answer_layout = data.StructLayout(
-            {"addr": unsigned(config.addr_width), "ends_command": 1, "index": unsigned(INDEX_BITS)}
-        )
+        answer_layout = data.StructLayout({"addr": unsigned(64), "ends_command": 1, "index": unsigned(INDEX_BITS)})
         depth = config.outstanding
         m.submodules.rows = rows = SyncFIFO(width=rows_layout.size, depth=depth)
         m.submodules.beats = beats = SyncFIFO(width=data_layout.size, depth=depth)
@@ -83,6 +87,7 @@ class StoreEngine(wiring.Component):
                 & answers.w_rdy
                 & ~error
                 & ~engine.halt
+                & ~self.mmu.hold
             ),
             walk.burst.ready.eq(go),
             to_rows.local.eq(burst.local),
@@ -90,7 +95,7 @@ class StoreEngine(wiring.Component):
             to_beats.len.eq(burst.len),
             to_beats.ends_row.eq(burst.ends_row),
             to_beats.last_words.eq(burst.last_words),
-            to_answers.addr.eq(burst.addr),
+            to_answers.addr.eq(Cat(burst.addr[:PAGE_BITS], burst.page)),
             to_answers.ends_command.eq(burst.ends_command),
             to_answers.index.eq(burst.index),
             rows.w_data.eq(to_rows),
@@ -158,7 +163,7 @@ class StoreEngine(wiring.Component):
         # ---- Answers, errors.
         answer = answer_layout(answers.r_data)
         answered, done = Signal(), Signal()
-        error_index, error_address = Signal(INDEX_BITS, reset_less=True), Signal(config.addr_width, reset_less=True)
+        error_index, error_address = Signal(INDEX_BITS, reset_less=True), Signal(64, reset_less=True)
         m.d.comb += [
             self.b.ready.eq(1),
             answered.eq(self.b.valid),
@@ -179,7 +184,8 @@ class StoreEngine(wiring.Component):
             ]
 
         accepted = Signal()
-        commands = Signal(range(config.outstanding + 2))  # a command has a burst in flight, or is the walker's
+        # A command has a burst in flight, or is the walk's, or waits for its pages.
+        commands = Signal(range(config.outstanding + WAITING + 2))
         m.d.comb += [accepted.eq(engine.cmd.valid & engine.cmd.ready), engine.busy.eq(commands != 0)]
         m.d.sync += [
             commands.eq(commands + accepted - done),

@@ -1,30 +1,35 @@
 """Rows of a LOAD or STORE, checked and cut into bursts."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, FaultReport, command_layout
 from lepton_npu.memory.ports import LOCAL_ADDR_BITS
 from lepton_npu.memory.range_check import in_local, in_vmem
-from lepton_npu.spec.commands import FaultCause, Opcode
+from lepton_npu.mmu.ports import answer_layout
+from lepton_npu.spec.commands import TRANSLATION_CAUSES, FaultCause, Opcode
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_npu.spec.translation import PAGE_BITS, PAGE_BYTES, PAGE_NUMBER_BITS
 
 __all__ = ["DmaWalk", "dma_burst_layout"]
 
 _PAGE = 4096  # bytes; a burst must not cross such a boundary (IHI 0022H, A3.4.1)
+assert _PAGE == PAGE_BYTES, "a burst is in one page"
 _ADDRESS_BITS = 67  # exact: an in-range 64-bit address plus a 32-bit signed stride, or plus a row's bytes
 
 
 def dma_burst_layout(config: NpuConfig) -> data.StructLayout:
     """A burst and its place in the command.
 
-    ``local`` and ``local_rows`` are the row's first local row and how many it has; ``last_words`` the words used in
+    ``addr`` is where it is in memory, ``page`` bits 63:12 of the address that the command gives; ``local`` and
+    ``local_rows`` are the row's first local row and how many it has; ``last_words`` the words used in
     the row's last beat, less one.
     """
     return data.StructLayout(
         {
             "addr": unsigned(config.addr_width),
+            "page": unsigned(PAGE_NUMBER_BITS),
             "len": unsigned(8),
             "local": unsigned(LOCAL_ADDR_BITS),
             "local_rows": unsigned(17 - config.side_bits),
@@ -41,8 +46,10 @@ class DmaWalk(wiring.Component):
     """Walks the rows of LOAD or STORE commands; one burst every two cycles, two more for each row.
 
     The address and stride of a command are checked first (MISALIGNED); then each row before its first burst: bytes
-    outside ``2**addr_width`` (ADDRESS_RANGE, with the row's byte address), local rows that do not exist (LOCAL_RANGE,
-    with the first of them). A command that fails gives no more bursts.
+    outside ``2**addr_width``, or with ``translate`` outside 2^64 (ADDRESS_RANGE, with the row's byte address), local
+    rows that do not exist (LOCAL_RANGE, with the first of them). With ``translate`` each burst waits for the frame of
+    its page; if that is a fault, the command's is of that cause, with the address of the burst. A command that fails
+    gives no more bursts.
 
     Parameters
     ----------
@@ -53,6 +60,12 @@ class DmaWalk(wiring.Component):
     Members
     -------
     cmd : In(stream of command_layout(opcode))
+    translate : In(1)
+        Addresses are virtual. Changes only between commands.
+    frame_valid : In(1), frame : In(answer_layout(config))
+        The translation of the page of the next burst.
+    next_frame : Out(1)
+        The next burst is in another page, or of another command.
     burst : Out(stream of dma_burst_layout(config))
     fault : Out(FaultReport)
         Stays until reset.
@@ -65,6 +78,10 @@ class DmaWalk(wiring.Component):
         super().__init__(
             {
                 "cmd": In(stream.Signature(command_layout(opcode))),
+                "translate": In(1),
+                "frame_valid": In(1),
+                "frame": In(answer_layout(config)),
+                "next_frame": Out(1),
                 "burst": Out(stream.Signature(dma_burst_layout(config))),
                 "fault": Out(FaultReport),
             }
@@ -96,7 +113,9 @@ class DmaWalk(wiring.Component):
         ]
 
         bad_address, bad_local, first_bad = Signal(), Signal(), Signal(signed(LOCAL_ADDR_BITS + 3))
-        limit = Const(1 << config.addr_width, signed(_ADDRESS_BITS))
+        limit = Mux(
+            self.translate, Const(1 << 64, signed(_ADDRESS_BITS)), Const(1 << config.addr_width, signed(_ADDRESS_BITS))
+        )
         m.d.comb += bad_address.eq((row_address < 0) | (row_end > limit))
         check = in_vmem if self._opcode == Opcode.LOAD else in_local
         start_bad = ~check(config, local)
@@ -105,7 +124,11 @@ class DmaWalk(wiring.Component):
         end_of_memory = Mux(local[LOCAL_ADDR_BITS - 1], ACC_SPACE + config.acc_rows, config.vmem_rows)
         m.d.comb += first_bad.eq(Mux(start_bad, local, end_of_memory))
 
-        def fail(cause: FaultCause, value):
+        # The page of the last burst, and whether that burst was of this command; a row may go on in it.
+        page, in_page, moves = Signal(PAGE_NUMBER_BITS, reset_less=True), Signal(), Signal()
+        fills_page = Signal()
+
+        def fail(cause: FaultCause | Value, value):
             m.d.sync += [
                 self.fault.valid.eq(1),
                 self.fault.cause.eq(cause),
@@ -116,6 +139,7 @@ class DmaWalk(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.cmd.ready.eq(1)
+                m.d.sync += in_page.eq(0)
                 m.d.sync += [command.eq(self.cmd.payload), local.eq(self.cmd.payload.local)]
                 m.d.sync += [row_address.eq(self.cmd.payload.address), left.eq(self.cmd.payload.rows)]
                 with m.If(self.cmd.valid):
@@ -137,9 +161,12 @@ class DmaWalk(wiring.Component):
                     address.eq(row_address),
                     beats.eq(row_beats),
                     first.eq(1),
+                    moves.eq(in_page & (page != row_address[PAGE_BITS:64])),
                 ]
                 m.next = "CHECK"
             with m.State("CHECK"):
+                m.d.comb += self.next_frame.eq(self.translate & moves)
+                m.d.sync += in_page.eq(1)
                 with m.If(bad_address):
                     fail(FaultCause.ADDRESS_RANGE, row_address)
                     m.next = "FAILED"
@@ -149,14 +176,22 @@ class DmaWalk(wiring.Component):
                 with m.Else():
                     m.next = "CUT"
             with m.State("CUT"):
-                m.d.sync += count.eq(Mux(to_page < most, to_page, most))
+                m.d.sync += [
+                    count.eq(Mux(to_page < most, to_page, most)),
+                    fills_page.eq(to_page <= most),
+                    page.eq(address[PAGE_BITS:64]),
+                ]
                 m.next = "BURST"
             with m.State("BURST"):
                 burst = self.burst.payload
                 ends_row = beats == count
+                frame = self.frame.frame
                 m.d.comb += [
-                    self.burst.valid.eq(1),
-                    burst.addr.eq(address),
+                    self.burst.valid.eq(~self.translate | (self.frame_valid & (self.frame.fault == 0))),
+                    burst.addr.eq(
+                        Mux(self.translate, Cat(address[:PAGE_BITS], frame), address[: config.addr_width].as_unsigned())
+                    ),
+                    burst.page.eq(page),
                     burst.len.eq(count - 1),
                     burst.local.eq(local),
                     burst.local_rows.eq(local_rows),
@@ -166,7 +201,11 @@ class DmaWalk(wiring.Component):
                     burst.ends_command.eq(ends_row & (left == 1)),
                     burst.index.eq(command.index),
                 ]
-                with m.If(self.burst.ready):
+                with m.If(self.translate & self.frame_valid & (self.frame.fault != 0)):
+                    fail(TRANSLATION_CAUSES | self.frame.fault, address)
+                    m.next = "FAILED"
+                with m.Elif(self.burst.valid & self.burst.ready):
+                    m.d.comb += self.next_frame.eq(self.translate & Mux(ends_row, left == 1, fills_page))
                     m.d.sync += [
                         address.eq(address + (count << bus_bits)),
                         beats.eq(beats - count),

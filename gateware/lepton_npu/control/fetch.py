@@ -3,12 +3,16 @@
 from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
+from lepton_npu.mmu.ports import TranslationSignature
+from lepton_npu.spec.commands import TRANSLATION_CAUSES, FaultCause
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+from lepton_npu.spec.translation import PAGE_BITS
 
 from .engine import INDEX_BITS
+from .fetch_frames import FetchFrames
 
 __all__ = ["RECORD_BITS", "RecordFetch", "body_layout", "record_layout"]
 
@@ -34,8 +38,8 @@ class RecordFetch(wiring.Component):
     From a jump on the records of a body come, ``count`` times, and then those of the ring again; what has been read of
     the ring beyond ``head`` is dropped, and read again after the body. Only a jump interrupts the reading ahead.
 
-    A record that cannot be read (error response, or an address beyond ``addr_width``) comes out as an error in its
-    turn, and nothing is read after it.
+    A record that cannot be read (error response, no translation of its page, or without translation an address beyond
+    ``addr_width``) comes out as an error in its turn, and nothing is read after it.
 
     Parameters
     ----------
@@ -58,8 +62,9 @@ class RecordFetch(wiring.Component):
         Not while a body runs.
     ar, r : streams
         To `AxiMaster`. At most two records are in flight, and for a moment after a jump two more that are dropped.
+    mmu : Out(TranslationSignature(config))
     o : Out(stream of record_layout())
-    error_address : Out(64)
+    error_address : Out(64), error_cause : Out(FaultCause)
         Of the record that came out as an error.
     idle : Out(1)
         Nothing to read, nothing in flight.
@@ -79,8 +84,10 @@ class RecordFetch(wiring.Component):
                 "jump": In(stream.Signature(body_layout())),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
+                "mmu": Out(TranslationSignature(config)),
                 "o": Out(stream.Signature(record_layout())),
                 "error_address": Out(64),
+                "error_cause": Out(max(FaultCause).bit_length()),
                 "idle": Out(1),
             }
         )
@@ -93,7 +100,7 @@ class RecordFetch(wiring.Component):
         entry_layout = data.StructLayout({"bits": RECORD_BITS, "error": 1, "body": 1, "last": 1})
         m.submodules.queue = queue = ResetInserter(jump)(SyncFIFO(width=entry_layout.size, depth=_AHEAD))
         # Where the records in flight come from.
-        origin_layout = data.StructLayout({"number": config.addr_width - _RECORD_LOG2, "body": 1, "last": 1})
+        origin_layout = data.StructLayout({"number": _NUMBER_BITS, "body": 1, "last": 1})
         m.submodules.origins = origins = SyncFIFO(width=origin_layout.size, depth=2 * _AHEAD)
 
         # ---- The next record to ask for: of the body while ``looping``, else of the ring.
@@ -135,21 +142,42 @@ class RecordFetch(wiring.Component):
 
         # ---- Asking.
         ahead = Signal(range(_AHEAD + 1))
-        may_ask, beyond, refused, taken = Signal(), Signal(), Signal(), Signal()
+        wanted, may_ask, cannot, refused, taken = Signal(), Signal(), Signal(), Signal(), Signal()
+        was_settled = Signal()
+        m.d.sync += was_settled.eq(settled)
+        m.submodules.frames = frames = FetchFrames(config)
+        connect(m, frames.mmu, flipped(self.mmu))
+        in_page = PAGE_BITS - _RECORD_LOG2
+        physical = Signal(config.addr_width - _RECORD_LOG2)
         m.d.comb += [
-            beyond.eq(number[config.addr_width - _RECORD_LOG2 :].any()),
-            may_ask.eq(
+            wanted.eq(
                 settled & (looping | (asked != self.tail)) & (ahead < _AHEAD) & ~stopped & self.enable & ~self.hold
             ),
-            self.ar.payload.addr.eq(Cat(Const(0, _RECORD_LOG2), number)),
+            frames.page.eq(number[in_page:]),
+            frames.body.eq(looping),
+            frames.wanted.eq(wanted & was_settled & ~waiting),
+            frames.jump.eq(jump),
+            self.ar.payload.addr.eq(Cat(Const(0, _RECORD_LOG2), physical)),
             self.ar.payload.len.eq(beats - 1),
-            self.ar.valid.eq(waiting | (may_ask & ~beyond)),
+            self.ar.valid.eq(waiting | (may_ask & ~self.mmu.hold)),
             issue.eq(self.ar.valid & self.ar.ready),
             # Reported when what was asked for before has come.
-            refused.eq(may_ask & ~waiting & beyond & ~origins.r_rdy),
+            refused.eq(wanted & ~waiting & cannot & ~origins.r_rdy),
             self.jump.ready.eq(~waiting),
             jump.eq(self.jump.valid & self.jump.ready),
         ]
+        with m.If(self.mmu.space.translate):
+            m.d.comb += [
+                physical.eq(Cat(number[:in_page], frames.frame)),
+                may_ask.eq(wanted & was_settled & frames.ready),
+                cannot.eq(frames.denied),
+            ]
+        with m.Else():
+            m.d.comb += [
+                physical.eq(number),
+                may_ask.eq(wanted & ~cannot),
+                cannot.eq(number[config.addr_width - _RECORD_LOG2 :].any()),
+            ]
         m.d.sync += waiting.eq(self.ar.valid & ~self.ar.ready)
         asked_for, origin = Signal(origin_layout), origin_layout(origins.r_data)
         m.d.comb += [
@@ -183,6 +211,9 @@ class RecordFetch(wiring.Component):
             m.d.sync += [
                 stopped.eq(1),
                 self.error_address.eq(Cat(Const(0, _RECORD_LOG2), Mux(refused, number, origin.number))),
+                self.error_cause.eq(
+                    Mux(refused & frames.denied, TRANSLATION_CAUSES | frames.fault, FaultCause.BUS_FETCH)
+                ),
             ]
         with m.If(jump):
             # An error of a record that is dropped is one of nobody.

@@ -9,6 +9,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from lepton_npu.bus.axi_lite import AxiLiteSignature, Response
+from lepton_npu.mmu.ports import invalidate_layout, space_layout
+from lepton_npu.spec.commands import FaultCause
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.registers import COUNTERS, REGISTERS
 
@@ -86,6 +88,12 @@ class RegisterBank(wiring.Component):
         cleared it has been taken.
     enable : Out(1), ring_base : Out(64), ring_log2 : Out(5), tail : Out(32), watchdog : Out(32)
         CTRL.ENABLE and the registers of these names.
+    space : Out(space_layout())
+        SATP.
+    invalidate_request : Out(1), invalidate : Out(invalidate_layout())
+        High for one cycle when the host asks for an invalidation, and what of.
+    invalidating : In(1)
+        For STATUS; must answer ``invalidate_request`` in the next cycle.
     doorbell : Out(1)
         High for the cycle in which ``tail`` first has a value that was written.
     reset_request : Out(1)
@@ -99,7 +107,7 @@ class RegisterBank(wiring.Component):
         An IRQ command has run: sets IRQ_STATUS.DONE and keeps the tag.
     fault_event : In(1)
         The core has just stopped: sets IRQ_STATUS.FAULT.
-    fault_valid : In(1), fault_cause : In(4), fault_engine : In(3), fault_index : In(32), fault_address : In(64)
+    fault_valid : In(1), fault_cause : In(5), fault_engine : In(3), fault_index : In(32), fault_address : In(64)
         The fault, held by the core; read as 0 while ``fault_valid`` is low.
     events : In(EVENTS)
         See `EVENTS`.
@@ -125,6 +133,10 @@ class RegisterBank(wiring.Component):
                 "tail": Out(32),
                 "doorbell": Out(1),
                 "watchdog": Out(32),
+                "space": Out(space_layout()),
+                "invalidate_request": Out(1),
+                "invalidate": Out(invalidate_layout()),
+                "invalidating": In(1),
                 "core_reset": In(1),
                 "idle": In(1),
                 "resetting": In(1),
@@ -133,7 +145,7 @@ class RegisterBank(wiring.Component):
                 "tag": In(32),
                 "fault_event": In(1),
                 "fault_valid": In(1),
-                "fault_cause": In(4),
+                "fault_cause": In(max(FaultCause).bit_length()),
                 "fault_engine": In(3),
                 "fault_index": In(32),
                 "fault_address": In(64),
@@ -145,7 +157,7 @@ class RegisterBank(wiring.Component):
         config = self.config
         logarithms = ("side", "lanes", "vmem_rows", "vmem_banks", "acc_rows", "tiles", "bus_bytes", "max_burst")
         numbers = {f"CAPABILITIES0.{name.upper()}_LOG2": exact_log2(getattr(config, name)) for name in logarithms}
-        for name in ("addr_width", "outstanding", "queue_depth"):
+        for name in ("addr_width", "outstanding", "queue_depth", "tlb_entries"):
             numbers[f"CAPABILITIES1.{name.upper()}"] = getattr(config, name)
         return {name: Const(number) for name, number in numbers.items()}
 
@@ -158,6 +170,7 @@ class RegisterBank(wiring.Component):
             "STATUS.ENABLED": self.enable,
             "STATUS.FAULT": self.fault_valid,
             "STATUS.RESETTING": self.resetting,
+            "STATUS.INVALIDATING": self.invalidating,
             "HEAD.COUNT": self.head,
             "FAULT_CAUSE.CAUSE": fault(self.fault_cause),
             "FAULT_ENGINE.ENGINE": fault(self.fault_engine),
@@ -237,6 +250,13 @@ class RegisterBank(wiring.Component):
             self.ring_log2.eq(stored["RING_LOG2.RECORDS"]),
             self.tail.eq(stored["TAIL.COUNT"]),
             self.watchdog.eq(stored["WATCHDOG.CYCLES"]),
+            self.space.translate.eq(stored["SATP_HI.MODE"]),
+            self.space.asid.eq(stored["SATP_HI.ASID"]),
+            self.space.root.eq(Cat(stored["SATP_LO.PPN"], stored["SATP_HI.PPN"])),
+            self.invalidate_request.eq(stored["INVALIDATE.START"]),
+            self.invalidate.kind.eq(stored["INVALIDATE.KIND"]),
+            self.invalidate.asid.eq(stored["INVALIDATE.ASID"]),
+            self.invalidate.page.eq(Cat(stored["INVALIDATE_LO.PAGE"], stored["INVALIDATE_HI.PAGE"])),
         ]
         pending = [
             stored[f"IRQ_STATUS.{field.name}"] & stored[f"IRQ_ENABLE.{field.name}"]

@@ -5,6 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
+from lepton_npu.mmu.ports import TranslationSignature
 from lepton_npu.spec.commands import Engine, FaultCause, Opcode
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 
@@ -44,8 +45,10 @@ class Sequencer(wiring.Component):
         The first fault: the event for a cycle, the rest stays until reset.
     resetting : In(1)
         Start nothing.
-    ar, r : streams
-        The fetch's, to `AxiMaster`.
+    halt : Out(1)
+        Nothing new is begun: there is a fault, or a reset is coming.
+    ar, r : streams, mmu : Out(TranslationSignature(config))
+        The fetch's, to `AxiMaster` and MMU.
     load, store, quant, matmul, vector : In(EngineSignature)
         The engines.
     dispatched : Out(1)
@@ -71,6 +74,8 @@ class Sequencer(wiring.Component):
                 "resetting": In(1),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
+                "mmu": Out(TranslationSignature(config)),
+                "halt": Out(1),
                 **{engine.name.lower(): In(EngineSignature(*opcodes)) for engine, opcodes in ENGINES.items()},
                 "dispatched": Out(1),
             }
@@ -88,7 +93,7 @@ class Sequencer(wiring.Component):
             queues[engine] = m.submodules[f"queue_{engine.name.lower()}"] = CommandQueue(config, *opcodes)
         ports = {engine: getattr(self, engine.name.lower()) for engine in ENGINES}
 
-        halt, overrun = Signal(), Signal()
+        halt, overrun = self.halt, Signal()
         waiting_records = Signal(INDEX_BITS)
         m.d.comb += [
             halt.eq(self.fault.valid | self.resetting),
@@ -102,6 +107,7 @@ class Sequencer(wiring.Component):
         ]
         connect(m, flipped(self.ar), fetch.ar)
         connect(m, flipped(self.r), fetch.r)
+        connect(m, flipped(self.mmu), fetch.mmu)
 
         # ---- Decoding: take a record, check it, give it to its engine.
         record = Signal(record_layout(), reset_less=True)
@@ -124,7 +130,7 @@ class Sequencer(wiring.Component):
             record_cause.eq(decode.cause),
         ]
         with m.If(record.error):
-            m.d.comb += record_cause.eq(FaultCause.BUS_FETCH)
+            m.d.comb += record_cause.eq(fetch.error_cause)
         with m.Elif((decode.cause == FaultCause.NONE) & reads_repeat):
             with m.If(record.body):
                 m.d.comb += record_cause.eq(FaultCause.NESTED_REPEAT)
@@ -237,9 +243,7 @@ class Sequencer(wiring.Component):
         ]
 
         # ---- The first fault; of several in one cycle, the first in this order.
-        record_address = Mux(
-            cause == FaultCause.BUS_FETCH, fetch.error_address, Mux(cause == FaultCause.MISALIGNED, address, 0)
-        )
+        record_address = Mux(record.error, fetch.error_address, Mux(cause == FaultCause.MISALIGNED, address, 0))
         sources: list[tuple[Value, Value, Value, Value, Value]] = [
             (failed, cause, control, record.index, record_address),
             (overrun, FaultCause.RING_OVERRUN, control, fetch.index, Const(0, 64)),

@@ -1,7 +1,8 @@
 """What goes into and comes out of the units of address translation."""
 
 from amaranth.hdl import unsigned
-from amaranth.lib import data
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import (
@@ -16,7 +17,17 @@ from lepton_npu.spec.translation import (
     TranslationFault,
 )
 
-__all__ = ["VPN", "answer_layout", "frame_bits", "invalidate_layout", "is_canonical", "leaf_layout", "request_layout"]
+__all__ = [
+    "VPN",
+    "TranslationSignature",
+    "answer_layout",
+    "frame_bits",
+    "invalidate_layout",
+    "is_canonical",
+    "leaf_layout",
+    "request_layout",
+    "space_layout",
+]
 
 VPN = LEVELS * VPN_BITS
 """Bits of the page number of a canonical address: 27."""
@@ -67,3 +78,36 @@ def invalidate_layout() -> data.StructLayout:
     return data.StructLayout(
         {"kind": unsigned(max(Invalidate).bit_length()), "asid": unsigned(ASID_BITS), "page": unsigned(VPN)}
     )
+
+
+def space_layout() -> data.StructLayout:
+    """The address space of commands: whether addresses are translated at all, its number, and its root table."""
+    return data.StructLayout({"translate": 1, "asid": unsigned(ASID_BITS), "root": unsigned(PPN_BITS)})
+
+
+class TranslationSignature(wiring.Signature):
+    """What a requester and the MMU have between them, seen from the requester.
+
+    Members
+    -------
+    space : In(space_layout())
+        Changes only while the requester is idle.
+    request : Out(stream of request_layout()), answer : In(stream of answer_layout(config))
+        Answers come in the order of the requests.
+    hold : In(1)
+        Offer the bus nothing new: an invalidation waits until the bus is quiet.
+    forget : In(1)
+        For one cycle, within ``hold``: frames that were given before are not to be used any more, and those of requests
+        that are not answered yet neither; ask again. A request that was offered may change with it.
+    """
+
+    def __init__(self, config: NpuConfig):
+        super().__init__(
+            {
+                "space": In(space_layout()),
+                "request": Out(stream.Signature(request_layout())),
+                "answer": In(stream.Signature(answer_layout(config))),
+                "hold": In(1),
+                "forget": In(1),
+            }
+        )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from .config import RECORD_BYTES
+from .translation import TranslationFault
 
 __all__ = [
     "ADDRESS_REGISTERS",
     "COMMANDS",
     "SEED_AT_RESET",
+    "TRANSLATION_CAUSES",
     "Command",
     "Engine",
     "FaultCause",
@@ -124,6 +126,10 @@ class Format(IntEnum):
         return {"BF16": 2, "U8": 4, "I8": 4}.get(self.name, 1)
 
 
+TRANSLATION_CAUSES = 16
+"""This and a `TranslationFault` are the `FaultCause` of its name."""
+
+
 class FaultCause(IntEnum):
     """Why the core stopped."""
 
@@ -140,6 +146,12 @@ class FaultCause(IntEnum):
     RING_OVERRUN = 10
     SEMAPHORE_OVERFLOW = 11
     NESTED_REPEAT = 12
+    PAGE_READ = TRANSLATION_CAUSES | TranslationFault.PAGE_READ
+    PAGE_WRITE = TRANSLATION_CAUSES | TranslationFault.PAGE_WRITE
+    PAGE_FETCH = TRANSLATION_CAUSES | TranslationFault.PAGE_FETCH
+    ACCESS_READ = TRANSLATION_CAUSES | TranslationFault.ACCESS_READ
+    ACCESS_WRITE = TRANSLATION_CAUSES | TranslationFault.ACCESS_WRITE
+    ACCESS_FETCH = TRANSLATION_CAUSES | TranslationFault.ACCESS_FETCH
 
 
 @dataclass(frozen=True)

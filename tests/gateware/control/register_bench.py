@@ -80,6 +80,7 @@ class Watcher:
         self.dut = dut
         self.doorbells: list[int] = []
         self.resets = 0
+        self.invalidations: list[int] = []
         self.address_first = self.data_first = self.overlapped = 0
         self.counts = dict.fromkeys(COUNTERS, 0)
         self._taken = {"aw": 0, "w": 0, "b": 0, "ar": 0, "r": 0}
@@ -120,6 +121,8 @@ class Watcher:
         if self._get("doorbell"):
             self.doorbells.append(self._get("tail"))
         self.resets += self._get("reset_request")
+        if self._get("invalidate_request"):
+            self.invalidations.append(self._get("invalidate"))
         events = self._get("events")
         for name in COUNTERS:
             self.counts[name] += self._get("enable") if name == "CYCLES" else events >> EVENT_BITS[name] & 1

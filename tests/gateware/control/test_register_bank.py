@@ -7,6 +7,7 @@ import lepton_sim
 import pytest
 from cocotb.triggers import FallingEdge
 from lepton_npu.control.register_bank import RegisterBank
+from lepton_npu.mmu.ports import invalidate_layout, space_layout
 from lepton_npu.spec.config import PRESETS
 from lepton_npu.spec.registers import COUNTERS, REGISTERS
 
@@ -30,6 +31,7 @@ def merge(old: int, new: int, strobes: int) -> int:
 def outputs(dut) -> dict[str, int]:
     """What the core is given, as register values."""
     base = int(dut.ring_base.value)
+    space, invalidate = _space(int(dut.space.value)), _invalidation(int(dut.invalidate.value))
     return {
         "CTRL": int(dut.enable.value),
         "RING_LOG2": int(dut.ring_log2.value),
@@ -37,7 +39,20 @@ def outputs(dut) -> dict[str, int]:
         "RING_BASE_HI": base >> 32,
         "TAIL": int(dut.tail.value),
         "WATCHDOG": int(dut.watchdog.value),
+        "SATP_LO": space["root"] & ALL,
+        "SATP_HI": space["translate"] << 31 | space["asid"] << 12 | space["root"] >> 32,
+        "INVALIDATE_LO": invalidate["page"] << 12 & ALL,
+        "INVALIDATE_HI": invalidate["page"] >> 20,
+        "INVALIDATE": invalidate["asid"] << 8 | invalidate["kind"] << 4,
     }
+
+
+def _space(bits: int) -> dict[str, int]:
+    return {name: bits >> f.offset & (1 << f.width) - 1 for name, f in space_layout()}
+
+
+def _invalidation(bits: int) -> dict[str, int]:
+    return {name: bits >> f.offset & (1 << f.width) - 1 for name, f in invalidate_layout()}
 
 
 @cocotb.test(**LIMIT)
@@ -58,7 +73,8 @@ async def after_reset(dut):
     sizes = ("side", "lanes", "vmem_rows", "vmem_banks", "acc_rows", "tiles", "bus_bytes", "max_burst")
     assert [1 << (capabilities >> 4 * place & 15) for place in range(8)] == [getattr(CONFIG, name) for name in sizes]
     capabilities = await host.value("CAPABILITIES1")
-    assert capabilities == CONFIG.addr_width | CONFIG.outstanding << 8 | CONFIG.queue_depth << 16
+    sizes = ("addr_width", "outstanding", "queue_depth", "tlb_entries")
+    assert [capabilities >> 8 * place & 255 for place in range(4)] == [getattr(CONFIG, name) for name in sizes]
 
 
 @cocotb.test(**LIMIT)
@@ -69,12 +85,14 @@ async def every_bit(dut):
     writes = [(name, bits, 15) for name in WRITABLE for bit in range(32) for bits in (1 << bit, ALL ^ 1 << bit)]
     writes += [(name, random.getrandbits(32), strobes) for name in WRITABLE for strobes in range(16)]
     random.shuffle(writes)
-    rung = []
+    rung, asked = [], []
     for count, (name, data, strobes) in enumerate(writes):
         assert await host.write(name, data, strobes) == OKAY
         model[name] = merge(model[name], data, strobes) & mask_of(name)
         if name == "TAIL" and strobes:
             rung.append(model[name])
+        if name == "INVALIDATE" and data & strobes & 1:
+            asked.append(outputs(dut))
         for seen, value in outputs(dut).items():
             assert value == model[seen], f"{seen} after writing {name}"
         assert await host.value(name) == model[name], name
@@ -82,6 +100,12 @@ async def every_bit(dut):
         assert await host.value(other) == model[other], f"{other} after writing {name}"
     await FallingEdge(dut.clk)
     assert watcher.doorbells == rung
+    names = ("INVALIDATE", "INVALIDATE_LO", "INVALIDATE_HI")
+    for bits, then in zip(watcher.invalidations, asked, strict=True):
+        found = _invalidation(bits)
+        assert [found["asid"] << 8 | found["kind"] << 4, found["page"] << 12 & ALL, found["page"] >> 20] == [
+            then[name] for name in names
+        ]
     # Without strobes 0 nothing of CTRL's low byte is written.
     assert watcher.resets == sum(name == "CTRL" and data >> 1 & strobes & 1 for name, data, strobes in writes)
 
@@ -101,7 +125,7 @@ async def core_values(dut):
         enabled = turn >> 1 & 1
         await host.write("CTRL", enabled)
         expected = {
-            "STATUS": state["idle"] | enabled << 1 | valid << 2 | state["resetting"] << 3,
+            "STATUS": state["idle"] | enabled << 1 | valid << 2 | state["resetting"] << 3 | state["invalidating"] << 4,
             "HEAD": state["head"],
             "FAULT_CAUSE": state["fault_cause"] * valid,
             "FAULT_ENGINE": state["fault_engine"] * valid,

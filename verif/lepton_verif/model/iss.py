@@ -22,11 +22,13 @@ from lepton_npu.spec.commands import (
     decode,
 )
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+from lepton_npu.spec.translation import Access
 from numpy.typing import NDArray
 
 from .iss_dma import prepare_load, prepare_store
 from .iss_matmul import prepare_matmul
 from .iss_quant import prepare_quant, prepare_seed
+from .iss_space import AddressSpace
 from .iss_state import CoreState, EngineFaultError, byte_view
 from .iss_vector import prepare_vector
 
@@ -187,6 +189,15 @@ class Iss:
             raise ValueError(f"ring must be a multiple of {RECORD_BYTES}, not 0x{ring:x}")
         self.ring, self.ring_log2 = ring, ring_log2
 
+    def translate(self, root: int | None):
+        """Take addresses from now on for virtual ones of the table with root page ``root``; None: for physical ones."""
+        self.state.space = None if root is None else AddressSpace(self.state, root)
+
+    def invalidate(self):
+        """Forget every translation."""
+        if self.state.space is not None:
+            self.state.space.forget()
+
     def doorbell(self, tail: int):
         """Announce records up to count ``tail``; RING_OVERRUN if that is more than a ring ahead of ``head``."""
         self.tail = tail & _COUNT_MASK
@@ -287,10 +298,17 @@ class Iss:
 
     def _read(self, address: int) -> _Decoded | None:
         """The record at a byte address; None after a fault."""
-        if not self.state.holds(address, RECORD_BYTES):
+        place = address
+        if self.state.space is not None:
+            try:
+                place = self.state.space.physical(address, Access.FETCH)
+            except EngineFaultError as fault:
+                self._stop(fault.cause, Engine.CONTROL, self.index, address)
+                return None
+        if not self.state.holds(place, RECORD_BYTES):
             self._stop(FaultCause.BUS_FETCH, Engine.CONTROL, self.index, address)
             return None
-        start = address - self.state.base
+        start = place - self.state.base
         record = self.state.memory[start : start + RECORD_BYTES].tobytes()
         decoded = self._cache.get(record)
         if decoded is None:

@@ -1,7 +1,8 @@
 """LOAD and STORE of the instruction-set simulator.
 
 Order of the checks: MISALIGNED (address, then stride); then for each row ADDRESS_RANGE, LOCAL_RANGE, BUS_READ or
-BUS_WRITE. Rows before the first bad one are transferred, nothing of the bad one is.
+BUS_WRITE; with translation the faults of docs/mmu.md before the last two. Rows before the first bad one are
+transferred, nothing of the bad one is.
 
 A plan is made without the command's address, which may come from an address register: it is given at execution.
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from lepton_npu.spec.commands import FaultCause
 from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.translation import Access
 
 from .iss_addresses import as_slice, is_local, nest
 from .iss_state import CoreState, EngineFaultError
@@ -25,6 +27,7 @@ class _Transfer:
 
     def __init__(self, config: NpuConfig, f: dict[str, int], store: bool):
         self.config, self.store = config, store
+        self.access = Access.WRITE if store else Access.READ
         self.rows, self.bytes, self.stride = f["rows"], 4 * f["words"], f["stride"]
         self.length = -(-f["words"] // config.side)
         self.local = nest(f["local"], (f["rows"], f["local_stride"]), (self.length, 1))
@@ -45,8 +48,8 @@ class _Transfer:
         if start % self.config.bus_bytes or self.stride % self.config.bus_bytes:
             return 0, EngineFaultError(FaultCause.MISALIGNED, start)
         low, high = start + self.low, start + self.high
-        top = 1 << self.config.addr_width
-        if self.local_good and low >= 0 and high <= top and state.holds(low, high - low):
+        top = 1 << (64 if state.space else self.config.addr_width)
+        if not state.space and self.local_good and low >= 0 and high <= top and state.holds(low, high - low):
             return self.rows, None
         for row in range(self.rows):
             address = start + row * self.stride
@@ -55,9 +58,28 @@ class _Transfer:
             valid = self._local_valid(self.local[row])
             if not valid.all():
                 return row, EngineFaultError(FaultCause.LOCAL_RANGE, int(self.local[row][~valid][0]))
-            if not state.holds(address, self.bytes):
+            try:
+                places = self.places(state, address)
+            except EngineFaultError as fault:
+                return row, fault
+            if not all(state.holds(place, length) for _, place, length in places):
                 return row, EngineFaultError(FaultCause.BUS_WRITE if self.store else FaultCause.BUS_READ, address)
-        raise AssertionError("the extremes of a linear sequence are its bounds")
+        return self.rows, None
+
+    def places(self, state: CoreState, address: int) -> list[tuple[int, int, int]]:
+        """Of a row at byte ``address``: offset, place in memory, and bytes of each piece."""
+        if state.space is None:
+            return [(0, address, self.bytes)]
+        return state.space.pieces(address, self.bytes, self.access)
+
+    def straight(self, state: CoreState, start: int, rows: int) -> int | None:
+        """Place in memory of byte ``start``, if ``rows`` good rows are there as they are in their address space."""
+        if state.space is None:
+            return start
+        last = (rows - 1) * self.stride
+        low = start + min(0, last)
+        place = state.space.straight(low, start + max(0, last) + self.bytes, self.access)
+        return None if place is None else place + start - low
 
     def memory_rows(self, state: CoreState, start: int, rows: int) -> np.ndarray:
         """The bytes of the first ``rows`` rows in memory, as a view."""
@@ -73,7 +95,13 @@ def prepare_load(config: NpuConfig, f: dict[str, int]) -> Transfer:
     def execute(state: CoreState, address: int):
         rows, fault = t.good_rows(state, address)
         if rows:
-            data = t.memory_rows(state, address, rows)
+            if (place := t.straight(state, address, rows)) is not None:
+                data = t.memory_rows(state, place, rows)
+            else:
+                data = np.empty((rows, t.bytes), np.uint8)
+                for row in range(rows):
+                    for offset, place, length in t.places(state, address + row * t.stride):
+                        data[row, offset : offset + length] = state.memory[place - state.base :][:length]
             if width != t.bytes:
                 padded = np.zeros((rows, width), np.uint8)
                 padded[:, : t.bytes] = data
@@ -96,12 +124,13 @@ def prepare_store(config: NpuConfig, f: dict[str, int]) -> Transfer:
         if rows:
             words = state.local[t.index if rows == t.rows else t.local[:rows].reshape(-1)]
             data = words.astype("<u4", copy=False).reshape(rows, -1).view(np.uint8)[:, : t.bytes]
-            if t.overlapping:  # In order, so that the last row stays.
+            place = t.straight(state, address, rows)
+            if t.overlapping or place is None:  # In order, so that the last row stays.
                 for row in range(rows):
-                    start = address + row * t.stride - state.base
-                    state.memory[start : start + t.bytes] = data[row]
+                    for offset, place, length in t.places(state, address + row * t.stride):
+                        state.memory[place - state.base :][:length] = data[row, offset : offset + length]
             else:
-                t.memory_rows(state, address, rows)[...] = data
+                t.memory_rows(state, place, rows)[...] = data
         if fault:
             raise fault
 

@@ -1,9 +1,14 @@
 """What the simulated core holds, and how an engine says that a command cannot go on."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from lepton_npu.spec.commands import SEED_AT_RESET, FaultCause
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .iss_space import AddressSpace
 
 __all__ = ["CoreState", "EngineFaultError", "byte_view"]
 
@@ -49,6 +54,8 @@ class CoreState:
         Vector memory and accumulators.
     tiles : (tiles, T, T) int8
     exponents : (tiles,) uint8
+    space : AddressSpace or None
+        What addresses of commands and ring mean; None: they are physical.
     generator : int
         State of the generator of stochastic rounding.
     """
@@ -63,6 +70,7 @@ class CoreState:
         self.acc = self.local[ACC_SPACE:]
         self.tiles = np.zeros((config.tiles, side, side), np.int8)
         self.exponents = np.zeros(config.tiles, np.uint8)
+        self.space: AddressSpace | None = None
         self.generator = SEED_AT_RESET
 
     def holds(self, address: int, length: int) -> bool:
