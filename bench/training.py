@@ -31,11 +31,10 @@ class StepCycles:
     busy: dict[str, float]
 
 
-def _rtl_session(config: NpuConfig, batch: int, optimizer: Optimizer) -> Session:
+def _rtl_session(config: NpuConfig, batch: int, optimizer: Optimizer, page_bytes: int | None = None) -> Session:
     """784-64-10 on the RTL, behind a memory of 30 cycles' latency that never stalls."""
-    return headline_session(
-        RtlBackend(config, 1 << 25, timing=Memory(latency=LATENCY)), optimizer=optimizer, batch=batch
-    )
+    backend = RtlBackend(config, 1 << 25, timing=Memory(latency=LATENCY), page_bytes=page_bytes)
+    return headline_session(backend, optimizer=optimizer, batch=batch)
 
 
 def _difference(session: Session, few: int, many: int, run) -> StepCycles:
@@ -51,13 +50,15 @@ def _difference(session: Session, few: int, many: int, run) -> StepCycles:
     return StepCycles(each["CYCLES"], busy)
 
 
-def training_step_cycles(config: NpuConfig, batch: int, optimizer: Optimizer) -> StepCycles:
+def training_step_cycles(
+    config: NpuConfig, batch: int, optimizer: Optimizer, page_bytes: int | None = None
+) -> StepCycles:
     """One training step, everything included: samples, forward, loss, gradients, update, requantising, results.
 
     Sixteen more steps are measured, of which the sums of the losses (8 bytes a sample, added up on the core when a call
     ends) are a part as well.
     """
-    session = _rtl_session(config, batch, optimizer)
+    session = _rtl_session(config, batch, optimizer, page_bytes)
     data = digits()
     images = np.resize(data.train_images, (20 * batch, NETWORK.inputs))
     labels = np.resize(data.train_labels, 20 * batch)

@@ -7,6 +7,7 @@ from lepton_npu.spec.commands import FaultCause
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 from numpy.typing import NDArray
 
+from .address_space import AddressSpace, table_bytes
 from .driver import COUNTERS, CoreFaultError, Driver, Fault
 from .errors import InputError
 from .memory import LAST_BYTE, Memory
@@ -27,7 +28,7 @@ class Backend(Protocol):
     ----------
     config : NpuConfig
     memory : numpy.ndarray
-        uint8, from byte address ``base`` on.
+        uint8, from byte address ``base`` on, which is virtual if the backend has an address space.
     timing : Memory
         How the memory answers, or would if the backend had any timing.
     """
@@ -66,8 +67,21 @@ def _put(memory: NDArray[np.uint8], tail: int, records: bytes):
         memory[slot : slot + RECORD_BYTES] = np.frombuffer(records[i * RECORD_BYTES : (i + 1) * RECORD_BYTES], np.uint8)
 
 
+def _with_tables(size: int, page_bytes: int | None) -> int:
+    return size if page_bytes is None else size + table_bytes(size, page_bytes)
+
+
+def _mapped(
+    memory: NDArray[np.uint8], base: int, size: int, page_bytes: int | None
+) -> tuple[NDArray[np.uint8], AddressSpace | None]:
+    """The part of a memory that is not for tables, and the address space that it is in."""
+    return memory[:size], None if page_bytes is None else AddressSpace(memory, base, size, page_bytes)
+
+
 class RtlBackend:
     """The generated Verilog under Verilator, behind a memory of ``timing``; built at first use, then cached.
+
+    With ``page_bytes`` the core has all addresses translated, by pages of that size.
 
     Attributes
     ----------
@@ -77,17 +91,22 @@ class RtlBackend:
 
     last_cycles = 0
 
-    def __init__(self, config: NpuConfig, memory_bytes: int, *, base: int = 0, timing: Memory | None = None):
+    def __init__(
+        self, config: NpuConfig, memory_bytes: int, *, base: int = 0, timing: Memory | None = None,
+        page_bytes: int | None = None,
+    ):  # fmt: skip
         from lepton_sim.core import core_library
         from lepton_sim.harness import Harness
 
-        self.config, self.base = config, base
-        self._harness = Harness(core_library(config), memory_bytes, base=base)
+        self.config = config
+        self._harness = Harness(core_library(config), _with_tables(memory_bytes, page_bytes), base=base)
         self.timing = timing or Memory()
-        self.memory = self._harness.memory
+        self.memory, self.space = _mapped(self._harness.memory, base, memory_bytes, page_bytes)
+        self.base = base if self.space is None else self.space.base
         self._driver = Driver(self._harness)
         self._tail = 0
-        self._driver.start(base, RING_LOG2)
+        self._driver.translate(None if self.space is None else self.space.root)
+        self._driver.start(self.base, RING_LOG2)
         self._driver.clear_counters()
 
     @property
@@ -135,27 +154,31 @@ class RtlBackend:
 
     def close(self):
         """See `Backend`."""
-        self.memory = np.zeros(0, np.uint8)
+        self.memory, self.space = np.zeros(0, np.uint8), None
         self._harness.close()
 
 
 class ModelBackend:
     """The instruction-set simulator, which has no bus: its counters are 0, and its memory must be without errors.
 
-    With ``schedule_seed`` its engines take turns at random, see `lepton_verif.model.iss.Iss`.
+    With ``schedule_seed`` its engines take turns at random, see `lepton_verif.model.iss.Iss`; ``page_bytes`` as for the
+    RTL.
     """
 
     def __init__(
         self, config: NpuConfig, memory_bytes: int, *, base: int = 0, timing: Memory | None = None,
-        schedule_seed: int | None = None,
+        schedule_seed: int | None = None, page_bytes: int | None = None,
     ):  # fmt: skip
         from lepton_verif.model.iss import Iss
 
-        self.config, self.base = config, base
+        self.config = config
         self.timing = timing or Memory()
-        self.memory = np.zeros(memory_bytes, np.uint8)
-        self._iss = Iss(config, self.memory, base=base, schedule_seed=schedule_seed)
-        self._iss.start(base, RING_LOG2)
+        memory = np.zeros(_with_tables(memory_bytes, page_bytes), np.uint8)
+        self.memory, self.space = _mapped(memory, base, memory_bytes, page_bytes)
+        self.base = base if self.space is None else self.space.base
+        self._iss = Iss(config, memory, base=base, schedule_seed=schedule_seed)
+        self._iss.translate(None if self.space is None else self.space.root)
+        self._iss.start(self.base, RING_LOG2)
 
     @property
     def timing(self) -> Memory:
@@ -192,8 +215,9 @@ class ModelBackend:
 
 
 def open_backend(
-    kind: str, config: NpuConfig, *, memory_bytes: int = 1 << 27, base: int = 0, timing: Memory | None = None
-) -> Backend:
+    kind: str, config: NpuConfig, *, memory_bytes: int = 1 << 27, base: int = 0, timing: Memory | None = None,
+    page_bytes: int | None = None,
+) -> Backend:  # fmt: skip
     """The backend of a name.
 
     Raises
@@ -204,7 +228,7 @@ def open_backend(
         For a memory with errors and the backend "model".
     """
     if kind == "rtl":
-        return RtlBackend(config, memory_bytes, base=base, timing=timing)
+        return RtlBackend(config, memory_bytes, base=base, timing=timing, page_bytes=page_bytes)
     if kind == "model":
-        return ModelBackend(config, memory_bytes, base=base, timing=timing)
+        return ModelBackend(config, memory_bytes, base=base, timing=timing, page_bytes=page_bytes)
     raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {kind!r}")

@@ -63,6 +63,9 @@ class Device(DeviceLife):
         Size of the device's memory.
     memory : Memory
         How it answers: latency, bandwidth, and, with "rtl", injected errors.
+    page_bytes : int or None
+        4096, 2 MiB or 1 GiB: the device's memory is in an address space with pages of this size, and the core
+        translates every address (docs/mmu.md); None: addresses are physical. Results are the same bits.
     stochastic_rounding : int or None
         With a seed of 0 or more, the gradients dE/dz are rounded stochastically to their tiles in training, with the
         same numbers by "rtl" and "model"; None rounds to nearest. docs/training.md says what the numbers depend on.

@@ -8,6 +8,7 @@ from typing import Any, Self
 from lepton_npu.spec.config import PRESETS
 
 from . import inputs, keras_binding
+from .address_space import checked_page_bytes
 from .backend import BACKENDS
 from .driver import Fault
 from .errors import InputError, InputTypeError, StateError
@@ -31,6 +32,7 @@ class DeviceLife:
         memory_bytes: int = 1 << 27,
         memory: Memory | None = None,
         stochastic_rounding: int | None = None,
+        page_bytes: int | None = None,
         patch_keras: bool = True,
     ):
         if backend is None:
@@ -44,7 +46,9 @@ class DeviceLife:
         if stochastic_rounding is not None:
             stochastic_rounding = inputs.whole("stochastic_rounding", stochastic_rounding, 0)
         checked = self._checked_memory(memory or Memory())
-        self._runner = Runner(backend, PRESETS[preset], size, checked, stochastic_rounding)
+        self._runner = Runner(
+            backend, PRESETS[preset], size, checked, stochastic_rounding, checked_page_bytes(page_bytes)
+        )
         self._patch_keras = patch_keras
         self._precision = 8
         self._release: weakref.finalize | None = None

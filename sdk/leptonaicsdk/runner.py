@@ -55,6 +55,8 @@ class Runner:
         How it answers.
     stochastic_rounding : int or None
         Of `Session`.
+    page_bytes : int or None
+        Size of the pages by which addresses are translated; None: they are physical.
 
     Attributes
     ----------
@@ -69,9 +71,10 @@ class Runner:
         memory_bytes: int,
         memory: Memory,
         stochastic_rounding: int | None = None,
+        page_bytes: int | None = None,
     ):
         self._kind, self._config, self._memory_bytes, self._memory = kind, config, memory_bytes, memory
-        self._stochastic_rounding = stochastic_rounding
+        self._stochastic_rounding, self._page_bytes = stochastic_rounding, page_bytes
         self._backend: Backend | None = None
         self._session: Session | None = None
         self._setup: Setup | None = None
@@ -83,7 +86,10 @@ class Runner:
     def open(self):
         """Open the backend, if it is not."""
         if self._backend is None:
-            self._backend = open_backend(self._kind, self._config, memory_bytes=self._memory_bytes, timing=self._memory)
+            self._backend = open_backend(
+                self._kind, self._config, memory_bytes=self._memory_bytes, timing=self._memory,
+                page_bytes=self._page_bytes,
+            )  # fmt: skip
 
     @property
     def memory(self) -> Memory:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
+from lepton_npu.spec.page_table import PAGE_SIZES
+from lepton_verif.job import Job
 from lepton_verif.random_program import random_job
+from lepton_verif.translated_job import translated
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .core import core_library, preset, run_job
+from .core import CoreRun, core_library, preset, run_job
 from .harness import Harness, Stalls
 
 __all__ = ["main", "run_programs"]
@@ -25,7 +28,8 @@ def run_programs(
 ) -> tuple[int, int, list[str]]:
     """Run one random program per seed under random stalls, in the harness ``library`` (default: that of the core).
 
-    A program that is not over after ``max_cycles`` hangs.
+    Each runs twice: at physical addresses, and behind a page table. A program that is not over after ``max_cycles``
+    hangs.
 
     Returns
     -------
@@ -41,34 +45,43 @@ def run_programs(
     try:
         for seed in seeds:
             rng = np.random.default_rng(seed)
-            job = random_job(config, rng)
-            job.name = f"program of seed {seed}"
-            if harness is None or harness.memory.size != job.memory.size or harness.base != job.base:
-                if harness is not None:
+            physical = random_job(config, rng)
+            physical.name = f"program of seed {seed}"
+            latency, stalls, interleave = int(rng.integers(0, 60)), Stalls.random(rng), bool(rng.integers(2))
+            # Small pages more often: they have more borders.
+            virtual = translated(physical, rng, page_bytes=PAGE_SIZES[int(rng.integers(4)) == 0])
+            for job in (physical, virtual):
+                if harness is None or harness.memory.size != job.memory.size or harness.base != job.base:
+                    if harness is not None:
+                        harness.close()
+                    harness = Harness(library, job.memory.size, base=job.base)
+                try:
+                    run = run_job(
+                        harness, job, latency=latency, stalls=stalls, interleave=interleave, seed=seed,
+                        max_cycles=max_cycles,
+                    )  # fmt: skip
+                    _check(job, run)
+                    if harness.outstanding:
+                        raise AssertionError(f"{job.name}: {harness.outstanding} bus transactions unfinished")
+                    commands += run.counters["COMMANDS"]
+                    cycles += run.cycles
+                except (AssertionError, RuntimeError, TimeoutError) as error:
+                    failures.append(str(error))
                     harness.close()
-                harness = Harness(library, job.memory.size, base=job.base)
-            try:
-                run = run_job(
-                    harness, job, latency=int(rng.integers(0, 60)), stalls=Stalls.random(rng),
-                    interleave=bool(rng.integers(2)), seed=seed, max_cycles=max_cycles,
-                )  # fmt: skip
-                if run.fault is not None:
-                    raise AssertionError(f"{job.name}: fault {run.fault}")
-                if run.tag != job.tag:
-                    raise AssertionError(f"{job.name}: tag 0x{run.tag:x}, expected 0x{job.tag:x}")
-                job.check(run.memory)
-                if harness.outstanding:
-                    raise AssertionError(f"{job.name}: {harness.outstanding} bus transactions unfinished")
-                commands += run.counters["COMMANDS"]
-                cycles += run.cycles
-            except (AssertionError, RuntimeError, TimeoutError) as error:
-                failures.append(str(error))
-                harness.close()
-                harness = None
+                    harness = None
     finally:
         if harness is not None:
             harness.close()
     return commands, cycles, failures
+
+
+def _check(job: Job, run: CoreRun):
+    """AssertionError unless the run ended as the job must."""
+    if run.fault is not None:
+        raise AssertionError(f"{job.name}: fault {run.fault}")
+    if run.tag != job.tag:
+        raise AssertionError(f"{job.name}: tag 0x{run.tag:x}, expected 0x{job.tag:x}")
+    job.check(run.memory)
 
 
 def main(arguments: list[str] | None = None) -> int:

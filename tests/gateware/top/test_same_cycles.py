@@ -12,6 +12,7 @@ from lepton_sim.data import digits
 from lepton_sim.harness import Harness, Stalls
 from lepton_sim.main_job import make_job
 from lepton_verif.random_program import random_job
+from lepton_verif.translated_job import translated
 
 CONFIG = PRESETS["tiny"]
 
@@ -39,7 +40,7 @@ def _under_cocotb(entries):
 @pytest.mark.verilator
 @pytest.mark.slow
 def test_random_programs(seed, tmp_path):
-    """At several latencies and bandwidths, without stalls and with."""
+    """At several latencies and bandwidths, without stalls and with; every second one behind a page table."""
     rng = np.random.default_rng([seed, 4])
     choices = [
         {"latency": 0},
@@ -51,11 +52,15 @@ def test_random_programs(seed, tmp_path):
     entries = []
     for number, options in enumerate(choices):
         job = random_job(CONFIG, rng)
+        if number % 2:
+            job = translated(job, rng)
         job.name = f"program {number}"
         entries.append(_on_the_harness(job, tmp_path, **options))
     cycles = [entry["expected"]["cycles"] for entry in entries]
     assert len(set(cycles)) == len(cycles)
-    _under_cocotb(entries)
+    # A run has one memory.
+    _under_cocotb(entries[::2])
+    _under_cocotb(entries[1::2])
 
 
 @pytest.mark.verilator

@@ -75,7 +75,7 @@ class AddressSpace:
         return result
 
     def straight(self, low: int, high: int, access: Access) -> int | None:
-        """Place in memory of byte ``low``, if all bytes to ``high`` follow it there; None if not, or if they are many."""
+        """Place in memory of byte ``low``, if all bytes to ``high`` follow it there; None if not, or for very many."""
         if high - low > _STRAIGHT:
             return None
         try:
