@@ -16,7 +16,7 @@ class StandInBackend:
 
     alive: ClassVar[int] = 0
 
-    def __init__(self, kind, config, *, memory_bytes, timing=None):
+    def __init__(self, kind, config, *, memory_bytes, timing=None, page_bytes=None):
         self.kind, self.config, self.memory_bytes, self.closed = kind, config, memory_bytes, False
         self.rows, self.timing = 0, timing
         StandInBackend.alive += 1
