@@ -60,7 +60,7 @@ def random_cycles(seed: int, entries: int, cycles: int, unit=Tlb) -> TlbDriver:
 
 @pytest.mark.parametrize("entries", CONFIGS)
 def test_random(seed, entries):
-    seen = random_cycles(seed, entries, 3000 if entries < 16 else 2000).seen
+    seen = random_cycles(seed, entries, 3000 if entries < 16 else 1500).seen
     for pages in (1, 512, 512 * 512):
         assert min(seen["hit", pages, whose] for whose in ("own", "global")) > 10, seen
     for event in ("room", *Invalidate):
