@@ -47,8 +47,8 @@ class PageWalker(wiring.Component):
     o : Out(stream of walk_layout(config))
         Stays until it is taken, or a ``restart`` withdraws it.
     restart : In(1)
-        The TLB is told to forget something: a walk that runs begins again at its root once the read in flight is
-        answered. A result that is taken in the same cycle does not count.
+        The TLB is told to forget something: a walk that runs begins again at its root, after the read that is offered
+        or in flight is answered. A result that is taken in the same cycle does not count.
     halt : In(1)
         Begin no read while high.
     ar : Out(stream of burst_layout), r : In(stream of read_beat_layout)
@@ -141,7 +141,9 @@ class PageWalker(wiring.Component):
                 with m.Else():
                     m.next = "READ"
             with m.State("READ"):
-                with m.If(table[frames:].any()):
+                with m.If(self.stale & ~waiting):
+                    begin(request.root)
+                with m.Elif(table[frames:].any()):
                     end(page=0, access=1)
                 with m.Else():
                     m.d.comb += self.ar.valid.eq(waiting | ~self.halt)

@@ -16,13 +16,15 @@ class BusError(Exception):
 class Translation:
     """Where an access goes: the byte address in memory, or the fault; and what a TLB keeps.
 
-    ``page_bytes`` is the size of the page. ``reads`` are the addresses of the entries, in the order of their reading.
+    ``page_bytes`` is the size of the page; ``writable`` says that a WRITE is allowed, too. ``reads`` are the
+    addresses of the entries, in the order of their reading.
     """
 
     fault: TranslationFault
     physical: int | None = None
     page_bytes: int | None = None
     is_global: bool = False
+    writable: bool = False
     reads: tuple[int, ...] = ()
 
 
@@ -72,5 +74,5 @@ def translate(memory: Callable[[int], int], root: int, va: int, access: Access, 
         physical += va % size
         if physical >= 1 << addr_width:
             return Translation(access_fault, reads=tuple(reads))
-        return Translation(TranslationFault.NONE, physical, size, is_global, tuple(reads))
+        return Translation(TranslationFault.NONE, physical, size, is_global, bool(w and d), tuple(reads))
     return Translation(page_fault, reads=tuple(reads))  # a pointer at the last level

@@ -1,0 +1,90 @@
+"""The model of the TLB: cases by hand, one for each sentence of docs/mmu.md, section 2."""
+
+import pytest
+from lepton_npu.spec.translation import Invalidate
+from lepton_verif.model.tlb import TlbEntry, TlbModel
+
+SMALL, MEGA, GIGA = range(3)
+PAGE = 5 << 18 | 7 << 9 | 3
+
+
+def leaf(page=PAGE, asid=1, frame=0x40000, size=SMALL, is_global=False, writable=True):
+    return TlbEntry.of(page, size, asid, is_global, frame, writable)
+
+
+def filled(*entries, count=4):
+    tlb = TlbModel(count)
+    for new in entries:
+        tlb.make_room(new)
+        tlb.install(new)
+    return tlb
+
+
+@pytest.mark.parametrize(("size", "pages"), [(SMALL, 1), (MEGA, 512), (GIGA, 1 << 18)])
+def test_a_page_is_hit_from_its_first_address_to_its_last(size, pages):
+    tlb = filled(leaf(size=size))
+    first = PAGE // pages * pages
+    for page in (first, PAGE, first + pages - 1):
+        assert tlb.lookup(page, 1, True) == 0x40000 + page - first
+    for page in (first - 1, first + pages):
+        assert tlb.lookup(page, 1, False) is None
+
+
+def test_who_may_hit():
+    tlb = filled(leaf(writable=False), leaf(PAGE + 1, is_global=True))
+    assert tlb.lookup(PAGE, 1, False) == 0x40000
+    assert tlb.lookup(PAGE, 1, True) is None
+    assert tlb.lookup(PAGE, 2, False) is None
+    assert tlb.lookup(PAGE + 1, 2, True) == 0x40000
+
+
+@pytest.mark.parametrize("old", [SMALL, MEGA, GIGA])
+@pytest.mark.parametrize("new", [SMALL, MEGA, GIGA])
+def test_a_new_entry_replaces_what_it_overlaps(old, new):
+    for old_global, new_global, asid in [(g, h, a) for g in (0, 1) for h in (0, 1) for a in (1, 2)]:
+        tlb = filled(leaf(size=old, is_global=bool(old_global)), leaf(size=new, asid=asid, is_global=bool(new_global)))
+        both = asid == 2 and not old_global and not new_global
+        assert [slot is not None for slot in tlb.places] == [both, True, False, False]
+        elsewhere = filled(leaf(size=old), leaf(PAGE ^ 1 << 26, size=new))
+        assert elsewhere.places.count(None) == 2
+
+
+def test_round_robin():
+    tlb = filled(*[leaf(page) for page in range(6)])
+    assert [slot.first for slot in tlb.places] == [4, 5, 2, 3]
+
+
+def test_invalidations():
+    shared = PAGE + 512
+    entries = leaf(), leaf(asid=2, size=MEGA), leaf(shared, is_global=True), leaf(PAGE + 2)
+    for kind, left in {
+        (Invalidate.ALL, 0, 0): [],
+        (Invalidate.ASID, 1, 0): [1, 2],
+        (Invalidate.ASID, 2, 0): [0, 2, 3],
+        (Invalidate.ADDRESS, 0, PAGE): [2, 3],
+        (Invalidate.ADDRESS, 0, shared): [0, 1, 3],
+        (Invalidate.ADDRESS, 0, PAGE + 500): [0, 2, 3],
+        (Invalidate.ASID_ADDRESS, 1, PAGE): [1, 2, 3],
+        (Invalidate.ASID_ADDRESS, 1, shared): [0, 1, 2, 3],
+        (Invalidate.ASID_ADDRESS, 2, PAGE + 1): [0, 2, 3],
+    }.items():
+        tlb = filled(*entries)
+        tlb.invalidate(*kind)
+        assert [number for number, slot in enumerate(tlb.places) if slot] == left, kind
+
+
+def test_cycles():
+    """A refill takes two, and an invalidation in either ends it."""
+    tlb, new, other = filled(leaf()), leaf(size=MEGA), leaf(size=GIGA)
+    everything_else = (Invalidate.ASID, 9, 0)
+    assert not tlb.cycle(new, None)
+    assert tlb.places == [None] * 4
+    assert tlb.cycle(new, None)
+    assert tlb.places == [None, new, None, None]
+    assert tlb.cycle(other, everything_else)
+    assert not tlb.cycle(other, None)
+    assert tlb.cycle(other, everything_else)
+    assert tlb.places == [None] * 4
+    assert not tlb.cycle(other, None)
+    assert tlb.cycle(other, None)
+    assert tlb.places == [None, None, other, None]
