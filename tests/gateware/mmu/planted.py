@@ -31,6 +31,7 @@ class Units:
 
 _IMPORTS = "from amaranth.hdl import Const\nfrom amaranth.lib.fifo import SyncFIFOBuffered\n"
 _OVERLAP = "here & (mine | leaf.is_global | fill.leaf.is_global)"
+_BEGINS_AGAIN = "                with m.If(self.stale | self.restart):"
 BUGS = {
     "overlapped entry stays": Bug("tlb", _OVERLAP, "Const(0)", ("tlb_random", "tlb_overlap")),
     "overlap by the smaller size": Bug(
@@ -94,7 +95,7 @@ BUGS = {
     ),
     "leaf's page number truncated": Bug("walker", "~page_fault & pte.ppn[frames:].any()", "0", ("too_high",)),
     "pointer's page number truncated": Bug(
-        "walker", "with m.If(table[frames:].any()):", "with m.If(0):", ("too_high",)
+        "walker", "with m.Elif(table[frames:].any()):", "with m.Elif(0):", ("too_high", "walker_beyond")
     ),
     "walk skipped after a fault": Bug(
         "walker",
@@ -127,7 +128,47 @@ BUGS = {
     "walk's answer lost behind others": Bug(
         "mmu", "queue.w_en.eq(from_walk |", "queue.w_en.eq((from_walk & ~queue.r_rdy) |", ("walk_ends",)
     ),
-    "halt ignored": Bug("walker", "waiting | ~self.halt", "1", ("halt",)),
+    "halt ignored": Bug("walker", "waiting | ~self.halt", "1", ("halt", "walker_halt")),
+    # Of the walker.
+    "halt takes an offered read back": Bug("walker", "waiting | ~self.halt", "~self.halt", ("walker_halt",)),
+    "a read of the old table after a halt": Bug(
+        "walker", "with m.If(self.stale & ~waiting):", "with m.If(0):", ("walker_restart_halted",)
+    ),
+    "restart in CHECK lost": Bug(
+        "walker",
+        f"access=access_fault)\n{_BEGINS_AGAIN}",
+        f"access=access_fault)\n{_BEGINS_AGAIN.replace(' | self.restart', '')}",
+        ("walker_restart",),
+    ),
+    "restart in DONE lost": Bug(
+        "walker",
+        f"self.o.valid.eq(~self.stale)\n{_BEGINS_AGAIN}",
+        f"self.o.valid.eq(~self.stale)\n{_BEGINS_AGAIN.replace(' | self.restart', '')}",
+        ("walker_restart",),
+    ),
+    "walk cut short stays stale": Bug("walker", ", self.stale.eq(0)]", "]", ("walker_restart",)),
+    "global of the walk before": Bug("walker", " self.is_global.eq(0),", "", ("walker_random",)),
+    "pointer's G lost": Bug(
+        "walker",
+        "is_global.eq(self.is_global | pte.g),\n                    result.leaf.writable",
+        "is_global.eq(pte.g),\n                    result.leaf.writable",
+        ("walker_random",),
+    ),
+    "SLVERR is no error": Bug("walker", "self.r.payload.resp[1]", "(self.r.payload.resp == 3)", ("walker_error",)),
+    "pointer at the last level": Bug("walker", "pte.u | (level == 0))", "pte.u)", ("walker_latency",)),
+    "neighbouring entry of the beat": Bug(
+        "walker", "index[:lane_bits], 64)", "request.page[:lane_bits], 64)", ("walker_lanes",)
+    ),
+    "writable without D": Bug("walker", "writable.eq(pte.w & pte.d)", "writable.eq(pte.w)", ("walker_random",)),
+    "addresses that are not canonical": Bug(
+        "walker", "with m.If(~is_canonical(request.page)):", "with m.If(0):", ("walker_latency",)
+    ),
+    "a cycle more for each level": Bug(
+        "walker",
+        'm.next = "CHECK"',
+        'm.next = "CHECK2"\n            with m.State("CHECK2"):\n                m.next = "CHECK"',
+        ("walker_latency",),
+    ),
 }
 """By name. A change of a unit's line that is quoted here changes it here, too."""
 

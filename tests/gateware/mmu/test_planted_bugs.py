@@ -8,6 +8,7 @@ from lepton_npu.spec.translation import Invalidate
 from tests.gateware.mmu import test_known_walker_bugs as known
 from tests.gateware.mmu import test_mmu as mmu
 from tests.gateware.mmu import test_tlb as tlb
+from tests.gateware.mmu import test_walker as walker
 from tests.gateware.mmu.planted import BUGS, Units, planted
 
 TESTS: dict[str, Callable[[Units, int], object]] = {
@@ -33,6 +34,14 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "not_taken": lambda units, seed: mmu.test_answers_that_are_not_taken(units.Mmu),
     "walk_ends": lambda units, seed: mmu.test_a_walk_that_ends_while_answers_wait(units.Mmu),
     "halt": lambda units, seed: mmu.test_halt_rests_a_walk_and_not_the_hits(seed, units.Mmu),
+    "walker_latency": lambda units, seed: walker.test_latency(1, 0, units.PageWalker),
+    "walker_halt": lambda units, seed: walker.test_halt_at_every_cycle(2, units.PageWalker),
+    "walker_restart": lambda units, seed: walker.test_restart_at_every_cycle(1, 0, units.PageWalker),
+    "walker_restart_halted": lambda units, seed: walker.test_restart_while_halted(units.PageWalker),
+    "walker_error": lambda units, seed: walker.test_error_response_at_each_level(2, units.PageWalker),
+    "walker_beyond": lambda units, seed: walker.test_page_numbers_beyond_the_bus(40, units.PageWalker),
+    "walker_lanes": lambda units, seed: walker.test_lanes_of_the_bus(128, units.PageWalker),
+    "walker_random": lambda units, seed: walker.random_walks(seed, 500, units.PageWalker),
 }
 
 
