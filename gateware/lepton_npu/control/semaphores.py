@@ -31,6 +31,9 @@ class SemaphoreFile(wiring.Component):
 
     def __init__(self):
         count = len(Engine)
+        # Attributes, for proofs to look at.
+        self.counts = [Signal(range(SEMAPHORE_MAX + 1), name=f"count{n}") for n in range(SEMAPHORES)]
+        self.present = Signal(SEMAPHORES)  # counts that are not 0
         super().__init__(
             {
                 "requests": In(count),
@@ -46,7 +49,7 @@ class SemaphoreFile(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        present = Signal(SEMAPHORES)  # counts that are not 0
+        present = self.present
         there = Signal(len(Engine))
         for engine in Engine:
             mask = self.masks[engine]
@@ -62,7 +65,7 @@ class SemaphoreFile(wiring.Component):
             taken = Cat(self.takes[engine] & self.masks[engine][number] for engine in Engine).any()
             posted = Signal(range(len(Engine) + 1), name=f"posted{number}")
             m.d.comb += posted.eq(sum(self.posts[engine].valid & self.posts[engine].mask[number] for engine in Engine))
-            count = Signal(range(SEMAPHORE_MAX + 1), name=f"count{number}")
+            count = self.counts[number]
             # Takes come late in the cycle, so they choose between two sums.
             shape = range(SEMAPHORE_MAX + len(Engine) + 1)
             kept, less = Signal(shape, name=f"kept{number}"), Signal(shape, name=f"less{number}")
