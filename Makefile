@@ -16,10 +16,11 @@ SEED   ?=
 WAVES  ?=
 IMAGES ?=
 PLAN   ?=
+ONLY   ?=
 ARGS   ?=
 options = $(if $(SIM),--sim $(SIM)) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: help venv sim test soak tables mnist rtl lint format synth bench docs clean distclean
+.PHONY: help venv sim test soak tables formal mnist rtl lint format synth bench docs clean distclean
 
 help: ## this list
 	@echo "Lepton NPU: targets"
@@ -48,6 +49,9 @@ soak: $(STAMP) ## random command programs, RTL against the instruction-set simul
 tables: $(STAMP) ## random page tables, RTL of the MMU against the model [TABLES= SEED= PRESET=]
 	@sim/setup.sh verilator
 	@$(PY) -m lepton_sim.page_tables $(options) $(if $(TABLES),--tables $(TABLES)) $(ARGS)
+
+formal: $(STAMP) ## proofs of units, for all cycles where possible, and bugs that they must catch [ONLY=regex ARGS=--list]
+	@$(PY) -m formal --jobs $(JOBS) $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 mnist: $(STAMP) ## trains the 784-64-10 network on MNIST on the RTL, 5 epochs, to 97 %; goes on where it was interrupted [BACKEND=model EPOCHS= IMAGES= SEED= PLAN=1: print the plan only]
 	@sim/setup.sh verilator

@@ -1,9 +1,10 @@
 """Runs a proof: Amaranth to an and-inverter graph by Yosys, which ABC proves or refutes (package pyosys has both).
 
 Three methods. *Induction*: no cycle breaks a property after k that did not, whatever the registers hold, and none of
-the first k does (M. Sheeran, S. Singh, G. Stålmarck, "Checking Safety Properties Using Induction and a SAT-Solver", FMCAD
-2000). *PDR*, property directed reachability: ABC finds the invariants by itself (A. Bradley, "SAT-Based Model Checking
-without Unrolling", VMCAI 2011). Both hold for all cycles. *BMC*: no counterexample of so many cycles from power-up.
+the first k does (M. Sheeran, S. Singh, G. Stålmarck, "Checking Safety Properties Using Induction and a SAT-Solver",
+FMCAD 2000). *PDR*, property directed reachability: ABC finds the invariants by itself (A. Bradley, "SAT-Based Model
+Checking without Unrolling", VMCAI 2011). Both hold for all cycles. *BMC*: no counterexample of so many cycles from
+power-up.
 """
 
 import re

@@ -64,9 +64,14 @@ def test_model_and_sdk_know_only_the_definitions_of_the_gateware(folder, others)
     assert not {name: str(path) for name, path in imports.items() if forbidden.match(name)}
 
 
+def test_the_core_knows_nothing_of_what_checks_it():
+    imports = {name for path in (ROOT / "gateware").rglob("*.py") for name in _imports(path)}
+    assert not {name for name in imports if re.match(r"(formal|lepton_(verif|sim)|leptonaicsdk|tests|bench)\b", name)}
+
+
 def test_make_help_names_every_target():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("venv", "sim", "test", "soak", "tables", "rtl", "lint", "synth", "bench", "docs", "clean"):
+    for target in ("venv", "sim", "test", "soak", "tables", "formal", "rtl", "lint", "synth", "bench", "docs", "clean"):
         assert f"make {target} " in text
 
 
