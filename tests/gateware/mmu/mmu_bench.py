@@ -16,7 +16,7 @@ Request = tuple[int, Access, int, int]
 
 
 class MmuDriver:
-    """Cycle by cycle; requests wait in lists, answers are collected.
+    """Cycle by cycle; requests wait in lists, answers are collected. `busy` is checked, and that answers stay.
 
     Parameters
     ----------
@@ -48,6 +48,8 @@ class MmuDriver:
         self.takes = [True] * len(Access)
         self.halt, self.now = False, 0
         self._due: deque[tuple[int, int, int]] = deque()
+        self._open = 0
+        self._shown: list[tuple[TranslationFault, int] | None] = [None] * len(Access)
 
     def forget(self) -> None:
         """Empty lists of what has happened."""
@@ -74,13 +76,21 @@ class MmuDriver:
         ctx.set(dut.r.valid, beat is not None)
         if beat:
             ctx.set(dut.r.payload, {"data": beat[1], "resp": beat[2], "last": 1})
+        assert ctx.get(dut.busy) == (self._open > 0), f"{self._open} requests are open"
         for number, (port_i, port_o) in enumerate(zip(dut.i, dut.o)):
             if ctx.get(port_i.valid) and ctx.get(port_i.ready):
                 self.accepted[number].append(self.now)
                 self.ask[number].popleft()
-            if ctx.get(port_o.valid) and ctx.get(port_o.ready):
-                answer = ctx.get(port_o.payload)
-                self.answers[number].append((self.now, TranslationFault(answer.fault), answer.frame))
+                self._open += 1
+            answer = None
+            if ctx.get(port_o.valid):
+                payload = ctx.get(port_o.payload)
+                answer = TranslationFault(payload.fault), payload.frame
+            assert self._shown[number] in (None, answer), "an answer stays until it is taken"
+            self._shown[number] = None if self.takes[number] else answer
+            if answer is not None and self.takes[number]:
+                self._open -= 1
+                self.answers[number].append((self.now, *answer))
         if beat and ctx.get(dut.r.ready):
             self._due.popleft()
         if ctx.get(dut.ar.valid):

@@ -128,6 +128,16 @@ BUGS = {
     "walk's answer lost behind others": Bug(
         "mmu", "queue.w_en.eq(from_walk |", "queue.w_en.eq((from_walk & ~queue.r_rdy) |", ("walk_ends",)
     ),
+    "invalidation a cycle late": Bug(
+        "mmu",
+        "connect(m, flipped(self.invalidate), tlb.invalidate)",
+        "m.d.comb += self.invalidate.ready.eq(1)\n"
+        "        m.d.sync += tlb.invalidate.valid.eq(self.invalidate.valid)\n"
+        "        m.d.sync += tlb.invalidate.payload.eq(self.invalidate.payload)",
+        ("stream_of_hits",),
+    ),
+    "busy with walks only": Bug("mmu", "with m.If(open_ != 0):", "with m.If(walks[number]):", ("latency",)),
+    "answer lost that is not taken": Bug("mmu", "queue.r_en.eq(port_o.ready)", "queue.r_en.eq(1)", ("not_taken",)),
     "halt ignored": Bug("walker", "waiting | ~self.halt", "1", ("halt", "walker_halt")),
     # Of the walker.
     "halt takes an offered read back": Bug("walker", "waiting | ~self.halt", "~self.halt", ("walker_halt",)),

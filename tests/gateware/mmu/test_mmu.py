@@ -6,7 +6,7 @@ import pytest
 from lepton_npu.mmu.mmu import Mmu
 from lepton_npu.spec.config import PRESETS
 from lepton_npu.spec.page_table import PAGE_SIZES, READ_WRITE, PageTable
-from lepton_npu.spec.translation import Access, TranslationFault
+from lepton_npu.spec.translation import PPN_LSB, Access, Invalidate, TranslationFault
 
 from tests.gateware.mmu.mmu_bench import MmuDriver
 
@@ -197,6 +197,37 @@ def test_halt_rests_a_walk_and_not_the_hits(seed, unit):
             await driver.until_answered(ctx)
             assert [a[1:] for a in driver.answers[0]] == [(NONE, FIRST_FRAME + 3)]
             assert len(driver.reads) == 3
+
+    driver.simulate(process)
+
+
+@pytest.mark.parametrize("kind", Invalidate)
+def test_invalidation_in_a_stream_of_hits(kind, unit):
+    """The last frame from before is that of the page looked up in the cycle of the invalidation; the next one walks."""
+    table = table_of_pages(4)
+    driver = driver_of(table, 2, unit)
+
+    async def process(ctx):
+        for when in range(6):
+            for number, page in enumerate((1, 2, 3)):
+                await driver.one(ctx, page, READ, 1, ROOT, requester=number)
+            driver.forget()
+            driver.ask[0].extend([request(1)] * 12)
+            driver.ask[2].extend([request(2)] * 12)
+            for _ in range(when):
+                await driver.cycle(ctx)
+            flushed = driver.now
+            await driver.cycle(ctx, invalidate=(kind, 1, 1))
+            for page in (1, 2):
+                place = table.place(page << 12, 0)
+                table.entries[place] ^= 16 << PPN_LSB
+            await driver.until_answered(ctx)
+            for number, page in ((0, 1), (2, 2)):
+                named = page == 1 or kind in (Invalidate.ALL, Invalidate.ASID)
+                for accepted, (_, fault, frame) in zip(driver.accepted[number], driver.answers[number], strict=True):
+                    old = not named or accepted + 1 <= flushed
+                    assert (fault, frame) == (NONE, FIRST_FRAME + page ^ 16 * ((when + (not old)) % 2))
+            await driver.cycle(ctx, invalidate=(Invalidate.ALL, 0, 0))
 
     driver.simulate(process)
 

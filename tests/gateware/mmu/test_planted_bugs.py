@@ -34,6 +34,7 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "not_taken": lambda units, seed: mmu.test_answers_that_are_not_taken(units.Mmu),
     "walk_ends": lambda units, seed: mmu.test_a_walk_that_ends_while_answers_wait(units.Mmu),
     "halt": lambda units, seed: mmu.test_halt_rests_a_walk_and_not_the_hits(seed, units.Mmu),
+    "stream_of_hits": lambda units, seed: mmu.test_invalidation_in_a_stream_of_hits(Invalidate.ASID_ADDRESS, units.Mmu),
     "walker_latency": lambda units, seed: walker.test_latency(1, 0, units.PageWalker),
     "walker_halt": lambda units, seed: walker.test_halt_at_every_cycle(2, units.PageWalker),
     "walker_restart": lambda units, seed: walker.test_restart_at_every_cycle(1, 0, units.PageWalker),
