@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lepton_npu.mmu import mmu, tlb, walker
+from lepton_npu.mmu import frames_ahead, invalidation, mmu, page_sequence, tlb, walker
 
 __all__ = ["BUGS", "Bug", "Units", "planted"]
 
@@ -22,11 +22,17 @@ class Bug:
 
 @dataclass(frozen=True)
 class Units:
-    """The three units, of which one has a bug."""
+    """All units, of which one has a bug."""
 
     Tlb: type
     PageWalker: type
     Mmu: type
+    PageSequence: type
+    FramesAhead: type
+    InvalidationControl: type
+
+
+_FILES = (tlb, walker, mmu, page_sequence, frames_ahead, invalidation)
 
 
 _IMPORTS = "from amaranth.hdl import Const\nfrom amaranth.lib.fifo import SyncFIFOBuffered\n"
@@ -179,6 +185,56 @@ BUGS = {
         'm.next = "CHECK2"\n            with m.State("CHECK2"):\n                m.next = "CHECK"',
         ("walker_latency",),
     ),
+    # Of what asks for pages ahead.
+    "page not named again": Bug("page_sequence", "first | (page != address[PAGE_BITS:])", "first", ("pages_random",)),
+    "every row names its page": Bug(
+        "page_sequence", "first | (page != address[PAGE_BITS:])", "1", ("pages_random", "pages_once")
+    ),
+    "new command does not name": Bug("page_sequence", "first.eq(1)", "first.eq(0)", ("pages_random", "pages_once")),
+    "last page of a row is left out": Bug(
+        "page_sequence", "(words << 2) - 1", "(words << 2) - 4096", ("pages_random", "pages_back")
+    ),
+    "row of 64 pages at most": Bug("page_sequence", "_ROW_PAGES = 7", "_ROW_PAGES = 6", ("pages_longest",)),
+    "stride without a sign": Bug("page_sequence", "command.stride.as_signed()", "command.stride", ("pages_back",)),
+    "page named without its taker": Bug("page_sequence", "~names | self.page.ready", "1", ("pages_random",)),
+    "answers under way are kept": Bug(
+        "frames_ahead",
+        "stale.eq(stale + open_ + (request.valid & request.ready) - arrives)",
+        "stale.eq(0)",
+        ("frames_random", "frames_forget"),
+    ),
+    "asked in the cycle of forgetting": Bug(
+        "frames_ahead", " + (request.valid & request.ready) - arrives", " - arrives", ("frames_random", "frames_forget")
+    ),
+    "page in use is not asked for again": Bug(
+        "frames_ahead", "asked.eq(oldest + self.next)", "asked.eq(oldest + 1)", ("frames_random", "frames_forget_late")
+    ),
+    "used in the cycle of forgetting": Bug(
+        "frames_ahead", "answered.eq(oldest + self.next)", "answered.eq(oldest)", ("frames_random",)
+    ),
+    "frame in use stays": Bug("frames_ahead", "usable.eq(0)", "usable.eq(usable - self.next)", ("frames_random",)),
+    "more open than the MMU holds": Bug("frames_ahead", " & (open_ + stale != AHEAD)", "", ("frames_random",)),
+    "five pages": Bug("frames_ahead", "self.page.ready.eq(held != AHEAD)", "self.page.ready.eq(1)", ("frames_cycles",)),
+    "one at a time": Bug("frames_ahead", "unasked & (", "unasked & (open_ == 0) & (", ("frames_cycles",)),
+    "not quiet for long": Bug("invalidation", "_QUIET = 4", "_QUIET = 2", ("invalidation_quiet",)),
+    "quiet in all": Bug(
+        "invalidation",
+        "with m.Else():\n            m.d.sync += count.eq(0)",
+        "with m.If(0):\n            pass",
+        ("invalidation_random", "invalidation_busy"),
+    ),
+    "second request instead of the first": Bug(
+        "invalidation", "with m.If(self.busy):", "with m.If(0):", ("invalidation_random", "invalidation_second")
+    ),
+    "second request in no time of its own": Bug(
+        "invalidation",
+        "self.busy.eq(1), count.eq(0)",
+        "self.busy.eq(1)",
+        ("invalidation_random", "invalidation_second"),
+    ),
+    "TLB told, and nobody else": Bug(
+        "invalidation", "self.forget.eq(ends)", "self.forget.eq(0)", ("invalidation_quiet",)
+    ),
 }
 """By name. A change of a unit's line that is quoted here changes it here, too."""
 
@@ -187,15 +243,16 @@ BUGS = {
 def planted(name: str) -> Units:
     """The units with the bug ``name``; all others of its file's importers use the one with the bug."""
     bug = BUGS[name]
-    modules = {}
-    for unit, original in {"tlb": tlb, "walker": walker, "mmu": mmu}.items():
+    units = {}
+    for original in _FILES:
+        unit = original.__name__.split(".")[-1]
         text = Path(str(original.__file__)).read_text()
         if unit == bug.unit:
             assert text.count(bug.old) == 1, f"planted bug {name!r}: {bug.old!r} must be in {unit}.py once"
             text = _IMPORTS + text.replace(bug.old, bug.new)
-        module = types.ModuleType(f"lepton_npu.mmu.{unit}_with_a_bug")
-        module.__package__ = "lepton_npu.mmu"
+        module = types.ModuleType(f"{original.__name__}_with_a_bug")
+        module.__package__ = original.__package__
         exec(compile(text, f"{unit}.py with {name}", "exec"), module.__dict__)
-        modules[unit] = module
-    modules["mmu"].Tlb, modules["mmu"].PageWalker = modules["tlb"].Tlb, modules["walker"].PageWalker
-    return Units(modules["tlb"].Tlb, modules["walker"].PageWalker, modules["mmu"].Mmu)
+        module.__dict__.update(units)  # `Mmu` is made of those before it
+        units |= {field: getattr(module, field) for field in Units.__annotations__ if field in original.__all__}
+    return Units(**units)

@@ -5,8 +5,11 @@ from collections.abc import Callable
 import pytest
 from lepton_npu.spec.translation import Invalidate
 
+from tests.gateware.mmu import test_frames_ahead as frames
+from tests.gateware.mmu import test_invalidation as invalidation
 from tests.gateware.mmu import test_known_walker_bugs as known
 from tests.gateware.mmu import test_mmu as mmu
+from tests.gateware.mmu import test_page_sequence as pages
 from tests.gateware.mmu import test_tlb as tlb
 from tests.gateware.mmu import test_walker as walker
 from tests.gateware.mmu.planted import BUGS, Units, planted
@@ -43,10 +46,27 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "walker_beyond": lambda units, seed: walker.test_page_numbers_beyond_the_bus(40, units.PageWalker),
     "walker_lanes": lambda units, seed: walker.test_lanes_of_the_bus(128, units.PageWalker),
     "walker_random": lambda units, seed: walker.random_walks(seed, 500, units.PageWalker),
+    "pages_random": lambda units, seed: pages.check_random(seed, 40, units.PageSequence),
+    "pages_once": lambda units, seed: pages.test_a_page_is_named_once_for_rows_that_follow_in_it(units.PageSequence),
+    "pages_back": lambda units, seed: pages.test_rows_that_go_back_and_forth(units.PageSequence),
+    "pages_longest": lambda units, seed: pages.test_the_longest_row(units.PageSequence),
+    "frames_random": lambda units, seed: frames.check_random(seed, units.FramesAhead),
+    "frames_cycles": lambda units, seed: frames.test_cycles(units.FramesAhead),
+    "frames_forget": lambda units, seed: frames.test_forget_at_every_cycle(2, units.FramesAhead),
+    "frames_forget_late": lambda units, seed: frames.test_forget_at_every_cycle(9, units.FramesAhead),
+    "invalidation_random": lambda units, seed: invalidation.check_random(seed, units.InvalidationControl),
+    "invalidation_quiet": lambda units, seed: invalidation.test_a_bus_that_is_quiet(
+        Invalidate.ASID, units.InvalidationControl
+    ),
+    "invalidation_busy": lambda units, seed: invalidation.test_a_bus_that_is_not_quiet(units.InvalidationControl),
+    "invalidation_second": lambda units, seed: invalidation.test_a_second_request_makes_one_of_everything(
+        2, units.InvalidationControl
+    ),
 }
 
 
 @pytest.mark.parametrize(("bug", "test"), [(name, test) for name, bug in BUGS.items() for test in bug.tests])
 def test_planted_bug_is_found(bug, test, seed):
+    units = planted(bug)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        TESTS[test](planted(bug), seed)
+        TESTS[test](units, seed)
