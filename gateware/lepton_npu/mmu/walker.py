@@ -37,9 +37,9 @@ class PageWalker(wiring.Component):
     walk of three levels 11 in all. ASID and root are those of the request when it was accepted.
 
     For each kind of access the last pointer to a table of level 0 is kept, so that a walk in the same 2 MiB of the same
-    address space reads one entry, and takes 5 cycles. A ``restart`` drops all of them. (A page walk cache, as in T. Barr,
-    A. Cox, S. Rixner, "Translation Caching: Skip, Don't Walk (the Page Table)", ISCA 2010, section 3; Sv39 lets an
-    implementation keep pointers until an SFENCE.VMA.)
+    address space reads one entry, and takes 5 cycles. A ``restart`` drops all of them. (A page walk cache, as in T.
+    Barr, A. Cox, S. Rixner, "Translation Caching: Skip, Don't Walk (the Page Table)", ISCA 2010, section 3; Sv39 lets
+    an implementation keep pointers until an SFENCE.VMA.)
 
     Parameters
     ----------

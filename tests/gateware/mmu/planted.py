@@ -119,6 +119,16 @@ BUGS = {
     "page fault goes before a bus error": Bug(
         "walker", "access_fault.eq(self.error)", "access_fault.eq(self.error & pte.v)", ("error",)
     ),
+    # Of the pointers that the walker keeps.
+    "pointers kept over an invalidation": Bug(
+        "walker", "self.kept_valid.eq(0)", "self.kept_valid.eq(self.kept_valid)", ("walker_forgets",)
+    ),
+    "stale pointer kept": Bug("walker", "ppn[frames:].any() & ~self.stale", "ppn[frames:].any()", ("walker_forgets",)),
+    "pointer of another space": Bug("walker", " & (signal.asid == request.asid)", "", ("walker_pointers",)),
+    "pointer of another 2 MiB": Bug("walker", " & (signal.high == high)", "", ("walker_pointers",)),
+    "global pointer forgotten": Bug(
+        "walker", "self.is_global.eq(kept.is_global)", "self.is_global.eq(0)", ("walker_pointers",)
+    ),
     # Of the joint.
     "answers a cycle late": Bug("mmu", "queue = SyncFIFO(", "queue = SyncFIFOBuffered(", ("latency",)),
     "hits wait for a walk": Bug("mmu", "~walks[number] & (open_", "~walks.any() & (open_", ("hit_under_miss",)),

@@ -195,7 +195,7 @@ def test_walk_after_a_walk_with_a_fault(requester, unit):
                 for waits in (True, False):
                     await driver.cycle(ctx, invalidate=(Invalidate.ALL, 0, 0))
                     driver.forget()
-                    driver.ask[0].append((page, READ, 1, root))
+                    driver.ask[0].append((page, READ, 2, root))
                     if not waits:
                         await driver.until_answered(ctx)
                     else:  # the walk with the fault is to be the first

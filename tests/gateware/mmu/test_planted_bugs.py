@@ -45,6 +45,8 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "walker_error": lambda units, seed: walker.test_error_response_at_each_level(2, units.PageWalker),
     "walker_beyond": lambda units, seed: walker.test_page_numbers_beyond_the_bus(40, units.PageWalker),
     "walker_lanes": lambda units, seed: walker.test_lanes_of_the_bus(128, units.PageWalker),
+    "walker_pointers": lambda units, seed: walker.test_kept_pointers(units.PageWalker),
+    "walker_forgets": lambda units, seed: walker.test_no_pointer_is_kept_over_an_invalidation(units.PageWalker),
     "walker_random": lambda units, seed: walker.random_walks(seed, 500, units.PageWalker),
     "pages_random": lambda units, seed: pages.check_random(seed, 40, units.PageSequence),
     "pages_once": lambda units, seed: pages.test_a_page_is_named_once_for_rows_that_follow_in_it(units.PageSequence),

@@ -305,3 +305,71 @@ def test_random_walks(seed):
     for size in (1 << 12, 1 << 21, 1 << 30):
         assert seen[TranslationFault.NONE, size] > 10
     assert seen["begun again"] > 100
+
+
+def test_kept_pointers(unit):
+    """In the same 2 MiB of the same space a walk for the same access reads one entry, and is as exact as any."""
+    bench = WalkerBench(CONFIG, unit)
+    near = PAGE ^ 0x0F0
+    path = three_levels().entries
+    leaf = max(path)  # the table of level 0 is the last of all
+    path[leaf - PAGE % 512 * 8 + near % 512 * 8] = entry(FRAME + 9, GOOD | Pte.G)
+    tables = Tables(path)
+
+    async def process(ctx):
+        async def reads_of(page, access, asid=7, root=ROOT, pointers=True, **options) -> int:
+            walk = await bench.walk(ctx, tables, root, page, access, asid=asid, pointers=pointers, **options)
+            expected = bench.expected(tables, root, page, access)
+            count = len(walk.reads)
+            if count == 1:
+                assert walk.cycles == 5
+            beats = [a // CONFIG.bus_bytes * CONFIG.bus_bytes for a in expected.reads]
+            assert (walk.fault, walk.reads) == (expected.fault, beats[3 - count :] if count else [])
+            if expected.physical is not None:
+                assert (walk.frame, walk.leaf["is_global"]) == (expected.physical >> 12, expected.is_global)
+            return count
+
+        for access in Access:
+            assert await reads_of(PAGE, access, pointers=False) == 3
+            assert await reads_of(near, access) == 1
+            assert await reads_of(PAGE ^ 1, access) == 1  # not mapped: a fault, from an entry just read
+            assert await reads_of(PAGE, access) == 1
+            assert await reads_of(PAGE, access, asid=8) == 3  # another space, whose pointer is the one that is kept now
+            assert await reads_of(PAGE, access, asid=7) == 3
+            assert await reads_of(PAGE, Access((access + 1) % 3)) == 3  # each access keeps its own
+            assert await reads_of(PAGE, access) == 1
+        for other in (PAGE ^ 1 << 9, PAGE ^ 1 << 17, PAGE ^ 1 << 18, PAGE ^ 1 << 26 ^ 0x1FFFFFF << 27):
+            await reads_of(PAGE, Access.READ, pointers=False)
+            walk = await bench.walk(ctx, tables, ROOT, other, pointers=True)
+            bench.check(walk, bench.expected(tables, ROOT, other, Access.READ), other)
+        # A pointer that makes everything below it global does so also when it is kept.
+        for flags in ((Pte.V | Pte.G, Pte.V), (Pte.V, Pte.V | Pte.G)):
+            made = Tables.path(ROOT, PAGE, TABLES, entry(FRAME, GOOD), flags=flags)
+            for pointers in (False, True):
+                walk = await bench.walk(ctx, made, ROOT, PAGE, pointers=pointers)
+                assert walk.leaf["is_global"] == 1
+                assert len(walk.reads) == (1 if pointers else 3)
+
+    bench.simulate(process)
+
+
+def test_no_pointer_is_kept_over_an_invalidation(unit):
+    """Met at whatever cycle of a walk: the next one reads all levels, or uses what was read since."""
+    bench = WalkerBench(CONFIG, unit)
+
+    async def process(ctx):
+        for access in (Access.READ, Access.FETCH):
+            for start in range(12):
+                old, new = three_levels(), three_levels(0x777, [0x91, 0x30092], seed=1)
+                await bench.walk(ctx, old, ROOT, PAGE)
+                walk = await bench.walk(ctx, old, ROOT, PAGE, access, restarts=[start], later=[new], pointers=True)
+                assert walk.cycles >= start or access == Access.READ, "the walk that was met"
+                if walk.cycles < start:
+                    continue
+                for then, least in ((Access.READ, 1 if access == Access.READ else 3), (Access.WRITE, 3)):
+                    again = await bench.walk(ctx, new, ROOT, PAGE, then, pointers=True)
+                    expected = bench.expected(new, ROOT, PAGE, then)
+                    assert (again.fault, again.frame) == (expected.fault, expected.physical >> 12)
+                    assert len(again.reads) == least
+
+    bench.simulate(process)

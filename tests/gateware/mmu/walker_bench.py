@@ -89,14 +89,20 @@ class WalkerBench:
         halt: Callable[[int], bool] = lambda cycle: False,
         restarts: Collection[int] = (),
         later: Collection[Tables] = (),
+        pointers: bool = False,
     ) -> Walk:
         """One walk.
 
         A read is accepted ``ar_delay`` cycles after it was offered and answered ``latency`` after that; the result is
         taken ``take_delay`` cycles after it came. In the cycle after each of ``restarts`` memory is the next of
-        ``later``.
+        ``later``. With ``pointers`` those that the walker keeps may be used, and else they are dropped before.
         """
         dut = self.dut
+        if not pointers:
+            ctx.set(dut.restart, 1)
+            ctx.set(dut.i.valid, 0)
+            await ctx.tick()
+            ctx.set(dut.restart, 0)
         request = {"page": page, "access": access, "asid": asid, "root": root}
         memories, restarts = iter(later), set(restarts)
         ctx.set(dut.i.valid, 1)
