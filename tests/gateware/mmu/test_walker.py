@@ -366,6 +366,7 @@ def test_no_pointer_is_kept_over_an_invalidation(unit):
                 assert walk.cycles >= start or access == Access.READ, "the walk that was met"
                 if walk.cycles < start:
                     continue
+                assert walk.frame == bench.expected(new, ROOT, PAGE, access).physical >> 12
                 for then, least in ((Access.READ, 1 if access == Access.READ else 3), (Access.WRITE, 3)):
                     again = await bench.walk(ctx, new, ROOT, PAGE, then, pointers=True)
                     expected = bench.expected(new, ROOT, PAGE, then)
