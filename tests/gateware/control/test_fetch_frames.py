@@ -153,9 +153,10 @@ def test_random(seed):
 
 
 def good_page(rng: random.Random, epochs: int = 1) -> int:
-    while any(answer_of(page := rng.getrandbits(52), epoch)["fault"] for epoch in range(epochs)):
-        pass
-    return page
+    while True:
+        page = rng.getrandbits(52)
+        if not any(answer_of(page, epoch)["fault"] for epoch in range(epochs)):
+            return page
 
 
 def test_cycles(unit):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lepton_npu.control import fetch_frames
 from lepton_npu.mmu import frames_ahead, invalidation, mmu, page_sequence, tlb, walker
 
 __all__ = ["BUGS", "Bug", "Units", "planted"]
@@ -30,9 +31,10 @@ class Units:
     PageSequence: type
     FramesAhead: type
     InvalidationControl: type
+    FetchFrames: type
 
 
-_FILES = (tlb, walker, mmu, page_sequence, frames_ahead, invalidation)
+_FILES = (tlb, walker, mmu, page_sequence, frames_ahead, invalidation, fetch_frames)
 
 
 _IMPORTS = "from amaranth.hdl import Const\nfrom amaranth.lib.fifo import SyncFIFOBuffered\n"
@@ -244,6 +246,28 @@ BUGS = {
     ),
     "TLB told, and nobody else": Bug(
         "invalidation", "self.forget.eq(ends)", "self.forget.eq(0)", ("invalidation_quiet",)
+    ),
+    "fetch: page not compared": Bug(
+        "fetch_frames", " & (chosen.page == self.page)", "", ("fetch_random", "fetch_cycles")
+    ),
+    "fetch: frames kept over forgetting": Bug("fetch_frames", "valid.eq(0), ", "", ("fetch_random", "fetch_forget")),
+    "fetch: answer kept over forgetting": Bug(
+        "fetch_frames", "stale | mmu.forget", "mmu.forget", ("fetch_random", "fetch_forget_early")
+    ),
+    "fetch: ready after forgetting": Bug(
+        "fetch_frames", "(chosen.page == self.page) & ~mmu.forget", "(chosen.page == self.page)", ("fetch_random",)
+    ),
+    "fetch: denied over a jump": Bug(
+        "fetch_frames", "self.denied.eq(0), dropped.eq(1)", "dropped.eq(1)", ("fetch_random", "fetch_jump")
+    ),
+    "fetch: denied for who jumped away": Bug(
+        "fetch_frames", "self.denied.eq(~dropped)", "self.denied.eq(1)", ("fetch_random", "fetch_jump_early")
+    ),
+    "fetch: frame of the ring for a body": Bug(
+        "fetch_frames", "Mux(self.body, held[1].as_value(), held[0].as_value())", "held[0]", ("fetch_cycles",)
+    ),
+    "fetch: a fault is a frame": Bug(
+        "fetch_frames", "mmu.answer.payload.fault != 0", "mmu.answer.payload.fault == 3", ("fetch_random",)
     ),
 }
 """By name. A change of a unit's line that is quoted here changes it here, too."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from lepton_npu.spec.translation import Invalidate
 
+from tests.gateware.control import test_fetch_frames as fetch
 from tests.gateware.mmu import test_frames_ahead as frames
 from tests.gateware.mmu import test_invalidation as invalidation
 from tests.gateware.mmu import test_known_walker_bugs as known
@@ -63,6 +64,14 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "invalidation_busy": lambda units, seed: invalidation.test_a_bus_that_is_not_quiet(units.InvalidationControl),
     "invalidation_second": lambda units, seed: invalidation.test_a_second_request_makes_one_of_everything(
         2, units.InvalidationControl
+    ),
+    "fetch_random": lambda units, seed: fetch.check_random(seed, units.FetchFrames),
+    "fetch_cycles": lambda units, seed: fetch.test_cycles(units.FetchFrames),
+    "fetch_forget": lambda units, seed: fetch.test_forget_at_every_cycle(8, units.FetchFrames),
+    "fetch_forget_early": lambda units, seed: fetch.test_forget_at_every_cycle(4, units.FetchFrames),
+    "fetch_jump": lambda units, seed: fetch.test_jump_at_every_cycle_of_a_page_that_is_denied(9, units.FetchFrames),
+    "fetch_jump_early": lambda units, seed: fetch.test_jump_at_every_cycle_of_a_page_that_is_denied(
+        4, units.FetchFrames
     ),
 }
 
