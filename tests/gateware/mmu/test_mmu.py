@@ -61,6 +61,21 @@ def test_latency(latency, levels, unit):
     driver.simulate(process)
 
 
+@pytest.mark.parametrize("latency", [1, 9])
+def test_latency_with_a_kept_pointer(latency, unit):
+    """A miss in the 2 MiB of the one before, for the same access, reads one entry and takes 9 cycles."""
+    driver = driver_of(table_of_pages(6), latency, unit)
+
+    async def process(ctx):
+        await driver.one(ctx, 0, READ, 1, ROOT)
+        for page in range(1, 6):
+            fault, frame, reads = await driver.one(ctx, page, READ, 1, ROOT, requester=page % 3)
+            assert (fault, frame, len(reads)) == (NONE, FIRST_FRAME + page, 1)
+            assert driver.answers[page % 3][-1][0] - driver.accepted[page % 3][-1] == 8 + latency
+
+    driver.simulate(process)
+
+
 def test_hits_go_on_while_a_walk_runs(unit):
     """Of two requesters one each cycle, in turn, and of one alone; the one that walks waits. None is delayed."""
     driver = driver_of(table_of_pages(4), 40, unit)
