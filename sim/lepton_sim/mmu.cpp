@@ -87,7 +87,7 @@ extern "C" void invalidate(void* handle, uint64_t payload) {
 extern "C" int run(void* handle, const Options* options, const uint64_t* counts, const uint64_t* const* pages,
                    const uint64_t* const* tags, uint64_t* const* answers, uint64_t* const* when,
                    const uint64_t* const* memories, const uint8_t* errors, uint64_t words, uint64_t address_mask,
-                   Counts* result) {
+                   Counts* result, uint64_t* log, uint64_t log_size) {
     auto& bench = *static_cast<Bench*>(handle);
     Vtop* top = bench.top.get();
     const Options& o = *options;
@@ -165,6 +165,7 @@ extern "C" int run(void* handle, const Options* options, const uint64_t* counts,
             const uint64_t spread = o.latency_high - o.latency_low + 1;
             reads.push_back({address, cycle + o.latency_low + bench.draw() % spread});
             if (reads.size() > 1) return 3;
+            if (result->reads < log_size) log[result->reads] = address;
             result->reads++;
         }
         result->hits += top->hit, result->misses += top->miss;

@@ -95,12 +95,16 @@ class Stalls:
 
 @dataclass
 class Traffic:
-    """What a run gave, by requester: frames, faults, and the cycles in which answers were taken; and its counts."""
+    """What a run gave, by requester: frames, faults, and the cycles in which answers were taken; and its counts.
+
+    ``reads`` are the addresses of the bus's reads, in their order, up to 4 for each request.
+    """
 
     frame: list[np.ndarray]
     fault: list[np.ndarray]
     when: list[np.ndarray]
     counts: dict[str, int] = field(default_factory=dict)
+    reads: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
 @cache
@@ -186,6 +190,7 @@ class MmuBench:
         )
         counts = _Counts()
         pointer = ctypes.POINTER(ctypes.c_uint64)
+        log = np.zeros(4 * sum(map(len, requests)), np.uint64)
 
         def pointers(arrays):
             return (pointer * len(arrays))(*(a.ctypes.data_as(pointer) for a in arrays))
@@ -199,6 +204,8 @@ class MmuBench:
             ctypes.c_uint64(words),
             ctypes.c_uint64((1 << self._config.addr_width) - 1),
             ctypes.byref(counts),
+            log.ctypes.data_as(pointer),
+            ctypes.c_uint64(len(log)),
         )
         assert wrong == 0, _WRONG[wrong]
         bits = np.uint64(self._config.addr_width - 12)
@@ -207,4 +214,5 @@ class MmuBench:
             [a >> bits for a in answers],
             when,
             {name: getattr(counts, name) for name in _COUNTS},
+            log[: counts.reads],
         )

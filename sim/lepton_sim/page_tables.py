@@ -6,6 +6,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 from lepton_npu.spec.config import NpuConfig
@@ -20,7 +21,7 @@ from .mmu import MmuBench, Requests, Stalls
 
 __all__ = ["first_difference", "main", "report", "run_tables"]
 
-_EACH = 2  # requests to a table by each of the three requesters
+_EACH = 2  # requests to a table by each of three requesters
 
 
 def first_difference(requests, found, expected) -> str | None:
@@ -41,10 +42,21 @@ def first_difference(requests, found, expected) -> str | None:
     )
 
 
+def _reads_differ(found: np.ndarray, expected: np.ndarray) -> str:
+    both = min(len(found), len(expected))
+    different = np.flatnonzero(found[:both] != expected[:both])
+    k = int(different[0]) if len(different) else both
+    one, other = (f"0x{int(r[k]):x}" if k < len(r) else "none" for r in (found, expected))
+    return f"read {k} of all walks: {one}, not {other}"
+
+
 def run_tables(
     config: NpuConfig, first: int, tables: int, each: Callable[[range], Iterable[int]] = iter
 ) -> tuple[Counter, Counter, list[str]]:
     """At least ``tables`` tables, `TABLES` for each seed from ``first`` on; ``each`` may show how far it is.
+
+    With an even seed three requesters ask, and the TLB is told to forget at random. With an odd one a single requester
+    asks, nothing is forgotten, and every read of the bus is compared as well: it follows which requests hit.
 
     Returns
     -------
@@ -57,17 +69,27 @@ def run_tables(
     failures = []
     for seed in each(range(first, first + -(-tables // TABLES))):
         memory = RandomTables(np.random.default_rng(seed), config.addr_width)
-        lists = [memory.requests(_EACH) for _ in Access]
-        bench = MmuBench(config, seed)
-        traffic = bench.run(
-            [Requests(*r) for r in lists], memory.words, memory.errors, stalls=Stalls.random(random.Random(seed))
-        )
+        bench, stalls = MmuBench(config, seed), Stalls.random(random.Random(seed))
+        if seed % 2:
+            lists = [memory.requests(_EACH * len(Access))]
+            stalls = replace(stalls, invalidate=0)
+        else:
+            lists = [memory.requests(_EACH) for _ in Access]
+        traffic = bench.run([Requests(*r) for r in lists], memory.words, memory.errors, stalls=stalls)
         counts.update(traffic.counts, tables=TABLES)
         for requester, requests in enumerate(lists):
             found = (traffic.frame[requester], traffic.fault[requester])
             wrong = first_difference(requests, found, memory.expected(requests, seen))
             if wrong:
                 failures.append(f"SEED={seed}, requester {requester}, {wrong}")
+        if len(lists) == 1:
+            frames, faults, reads = memory.expected_in_order(lists[0], config.tlb_entries)
+            wrong = first_difference(lists[0], (traffic.frame[0], traffic.fault[0]), (frames, faults))
+            if wrong is None and not np.array_equal(traffic.reads, reads):
+                wrong = _reads_differ(traffic.reads, reads)
+            if wrong:
+                failures.append(f"SEED={seed}, in order, {wrong}")
+            counts["reads compared"] += len(reads)
         bench.close()
     return seen, counts, failures
 
@@ -84,7 +106,7 @@ def report(seen: Counter, counts: Counter) -> Table:
         table.add_row(f"{number:,}", what)
     table.add_section()
     table.add_row(f"{sum(seen.values()):,}", f"in all, of {counts['tables']:,} tables")
-    for name in ("cycles", "hits", "misses", "reads", "invalidations"):
+    for name in ("cycles", "hits", "misses", "reads", "reads compared", "invalidations"):
         table.add_row(f"{counts[name]:,}", name)
     return table
 

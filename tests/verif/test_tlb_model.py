@@ -1,7 +1,9 @@
-"""The model of the TLB: cases by hand, one for each sentence of docs/mmu.md, section 2."""
+"""The models of the TLB, and of TLB and tables together: cases by hand, for each sentence of docs/mmu.md, section 2."""
 
 import pytest
-from lepton_npu.spec.translation import Invalidate
+from lepton_npu.spec.page_table import PAGE_SIZES, READ_ONLY, READ_WRITE, PageTable
+from lepton_npu.spec.translation import Access, Invalidate, Pte, TranslationFault
+from lepton_verif.model.mmu import MmuModel
 from lepton_verif.model.tlb import TlbEntry, TlbModel
 
 SMALL, MEGA, GIGA = range(3)
@@ -88,3 +90,28 @@ def test_cycles():
     assert not tlb.cycle(other, None)
     assert tlb.cycle(other, None)
     assert tlb.places == [None, None, other, None]
+
+
+@pytest.mark.parametrize("size", PAGE_SIZES)
+def test_with_tables(size):
+    """Leaves are kept, faults are not; a page without D is hit by reads, and walks for a write."""
+    table, model, va = PageTable(iter(range(9))), MmuModel(4, 40), (PAGE << 12) // size * size
+    table.map_page(va, 3 * size, READ_ONLY | Pte.G, size=size)
+    last = size - 1 >> 12
+    levels = 3 - PAGE_SIZES.index(size)
+
+    def ask(access, asid=1, page=(va >> 12) + last):
+        frame, walk = model.request(lambda a: table.entries.get(a, 0), 0, page, access, asid)
+        return frame if walk is None else (walk.fault, walk.physical, len(walk.reads))
+
+    frame = (3 * size >> 12) + last
+    assert ask(Access.READ) == (TranslationFault.NONE, frame << 12, levels)
+    assert [ask(Access.FETCH, asid) for asid in (1, 2)] == [frame, frame]
+    assert [ask(Access.WRITE) for _ in range(2)] == [(TranslationFault.PAGE_WRITE, None, levels)] * 2
+    table.map_page(va, 4 * size, READ_WRITE, size=size)
+    assert ask(Access.READ) == frame
+    moved = (4 * size >> 12) + last
+    assert ask(Access.WRITE, 2) == (TranslationFault.NONE, moved << 12, levels)
+    assert ask(Access.READ, 2) == moved
+    assert ask(Access.READ, 1) == (TranslationFault.NONE, moved << 12, levels)
+    assert ask(Access.READ, 1, page=PAGE | 1 << 30) == (TranslationFault.PAGE_READ, None, 0)

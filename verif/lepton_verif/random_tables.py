@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from lepton_npu.spec.translation import ASID_BITS, ENTRIES, PPN_BITS, PPN_LSB, RESERVED_LSB, VPN_BITS, Access, Pte
 
+from .model.mmu import MmuModel
 from .model.translation import BusError, Translation, translate
 
 __all__ = ["TABLES", "RandomTables"]
@@ -127,3 +128,15 @@ class RandomTables:
             seen.update((r.fault, len(r.reads), r.page_bytes, r.is_global) for r in results)
         frames = np.array([(r.physical or 0) >> 12 for r in results], np.uint64)
         return frames, np.array([r.fault for r in results], np.uint64)
+
+    def expected_in_order(
+        self, requests: tuple[np.ndarray, ...], tlb_entries: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Frames, faults, and the addresses of all reads, for one requester and a TLB that is empty at first."""
+        model, reads, answers = MmuModel(tlb_entries, self._addr_width), [], []
+        for page, access, asid, root in zip(*(a.tolist() for a in requests), strict=True):
+            frame, walk = model.request(self._read, root, page, Access(access), asid)
+            answers.append((frame, 0) if walk is None else ((walk.physical or 0) >> 12, walk.fault))
+            reads.extend(walk.reads if walk else ())
+        frames, faults = np.array(answers, np.uint64).T
+        return frames, faults, np.array(reads, np.uint64)
