@@ -3,7 +3,7 @@
 import pytest
 from lepton_npu.spec.page_table import PAGE_SIZES, READ_ONLY, READ_WRITE, PageTable
 from lepton_npu.spec.translation import Access, Invalidate, Pte, TranslationFault
-from lepton_verif.model.mmu import MmuModel
+from lepton_verif.model.mmu import MmuModel, WalkerModel
 from lepton_verif.model.tlb import TlbEntry, TlbModel
 
 SMALL, MEGA, GIGA = range(3)
@@ -104,14 +104,35 @@ def test_with_tables(size):
         frame, walk = model.request(lambda a: table.entries.get(a, 0), 0, page, access, asid)
         return frame if walk is None else (walk.fault, walk.physical, len(walk.reads))
 
-    frame = (3 * size >> 12) + last
+    frame, moved = (3 * size >> 12) + last, (4 * size >> 12) + last
+    again = 1 if size == PAGE_SIZES[0] else levels  # a kept pointer
     assert ask(Access.READ) == (TranslationFault.NONE, frame << 12, levels)
     assert [ask(Access.FETCH, asid) for asid in (1, 2)] == [frame, frame]
-    assert [ask(Access.WRITE) for _ in range(2)] == [(TranslationFault.PAGE_WRITE, None, levels)] * 2
+    assert ask(Access.WRITE) == (TranslationFault.PAGE_WRITE, None, levels)
+    assert ask(Access.WRITE) == (TranslationFault.PAGE_WRITE, None, again)
     table.map_page(va, 4 * size, READ_WRITE, size=size)
     assert ask(Access.READ) == frame
-    moved = (4 * size >> 12) + last
     assert ask(Access.WRITE, 2) == (TranslationFault.NONE, moved << 12, levels)
     assert ask(Access.READ, 2) == moved
-    assert ask(Access.READ, 1) == (TranslationFault.NONE, moved << 12, levels)
+    assert ask(Access.READ, 1) == (TranslationFault.NONE, moved << 12, again)
+    assert ask(Access.FETCH, 1) == moved
     assert ask(Access.READ, 1, page=PAGE | 1 << 30) == (TranslationFault.PAGE_READ, None, 0)
+
+
+def test_kept_pointers():
+    """One for each access, the last one that led to a table of level 0; dropped by an invalidation."""
+    table, model = PageTable(iter(range(20))), WalkerModel(40)
+    for page in (0, 1, 512, 1024, 1 << 26):
+        table.map_page((page << 12) - (page >> 26 << 39) & (1 << 64) - 1, page << 12)
+    table.map_page(8 << 30, 0, size=1 << 30)
+
+    def reads(page, access=Access.READ, asid=1):
+        page = page - (page >> 26 << 27) & (1 << 52) - 1
+        return len(model.walk(lambda a: table.entries.get(a, 0), 0, page, access, asid).reads)
+
+    assert [reads(page) for page in (0, 1, 2, 512, 513, 0, 1 << 26, 1 << 26)] == [3, 1, 1, 3, 1, 3, 3, 1]
+    assert [reads(0, Access.WRITE), reads(1 << 26), reads(1, Access.WRITE)] == [3, 1, 1]
+    assert [reads(1 << 26, asid=2), reads(1 << 26), reads(8 << 18), reads(9 << 18)] == [3, 3, 1, 1]
+    assert reads(1 << 26) == 1
+    model.forget()
+    assert reads(1 << 26) == 3

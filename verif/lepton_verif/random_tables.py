@@ -133,10 +133,14 @@ class RandomTables:
         self, requests: tuple[np.ndarray, ...], tlb_entries: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Frames, faults, and the addresses of all reads, for one requester and a TLB that is empty at first."""
-        model, reads, answers = MmuModel(tlb_entries, self._addr_width), [], []
+        model = MmuModel(tlb_entries, self._addr_width)
+        reads: list[int] = []
+        answers: list[tuple[int, int]] = []
         for page, access, asid, root in zip(*(a.tolist() for a in requests), strict=True):
             frame, walk = model.request(self._read, root, page, Access(access), asid)
-            answers.append((frame, 0) if walk is None else ((walk.physical or 0) >> 12, walk.fault))
-            reads.extend(walk.reads if walk else ())
+            if walk is not None:
+                frame = (walk.physical or 0) >> 12
+                reads.extend(walk.reads)
+            answers.append((frame or 0, walk.fault if walk else 0))
         frames, faults = np.array(answers, np.uint64).T
         return frames, faults, np.array(reads, np.uint64)

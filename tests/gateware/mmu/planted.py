@@ -131,6 +131,18 @@ BUGS = {
     "global pointer forgotten": Bug(
         "walker", "self.is_global.eq(kept.is_global)", "self.is_global.eq(0)", ("walker_pointers",)
     ),
+    "pointer that was refused is kept": Bug(
+        "walker", "pointer & ~fault & ~pte.ppn", "pointer & ~pte.ppn", ("walker_twice",)
+    ),
+    "pointer beyond the bus is kept": Bug(
+        "walker", " & ~pte.ppn[frames:].any() & ~self.stale", " & ~self.stale", ("walker_twice",)
+    ),
+    "pointer of another access": Bug(
+        "walker", "skips.eq(self.kept_valid[access] &", "skips.eq(self.kept_valid.any() &", ("walker_pointers_random",)
+    ),
+    "pointer to a table of level 1 kept": Bug(
+        "walker", "keeps.eq((level == 1) &", "keeps.eq((level >= 1) &", ("walker_twice",)
+    ),
     # Of the joint.
     "answers a cycle late": Bug("mmu", "queue = SyncFIFO(", "queue = SyncFIFOBuffered(", ("latency",)),
     "hits wait for a walk": Bug("mmu", "~walks[number] & (open_", "~walks.any() & (open_", ("hit_under_miss",)),

@@ -47,6 +47,8 @@ TESTS: dict[str, Callable[[Units, int], object]] = {
     "walker_beyond": lambda units, seed: walker.test_page_numbers_beyond_the_bus(40, units.PageWalker),
     "walker_lanes": lambda units, seed: walker.test_lanes_of_the_bus(128, units.PageWalker),
     "walker_pointers": lambda units, seed: walker.test_kept_pointers(units.PageWalker),
+    "walker_twice": lambda units, seed: walker.test_every_outcome_twice(units.PageWalker),
+    "walker_pointers_random": lambda units, seed: walker.random_pointers(seed, 20, units.PageWalker),
     "walker_forgets": lambda units, seed: walker.test_no_pointer_is_kept_over_an_invalidation(units.PageWalker),
     "walker_random": lambda units, seed: walker.random_walks(seed, 500, units.PageWalker),
     "pages_random": lambda units, seed: pages.check_random(seed, 40, units.PageSequence),

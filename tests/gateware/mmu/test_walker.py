@@ -9,6 +9,7 @@ from lepton_npu.mmu.walker import PageWalker
 from lepton_npu.spec.config import PRESETS, NpuConfig
 from lepton_npu.spec.page_table import READ_ONLY, entry
 from lepton_npu.spec.translation import PPN_BITS, Access, Pte, TranslationFault, fault_of
+from lepton_verif.model.mmu import WalkerModel
 
 from tests.gateware.mmu.walker_bench import GOOD, Tables, WalkerBench
 
@@ -351,6 +352,81 @@ def test_kept_pointers(unit):
                 assert len(walk.reads) == (1 if pointers else 3)
 
     bench.simulate(process)
+
+
+def test_every_outcome_twice(unit):
+    """The second time from a kept pointer, if the walk has a table of level 0; never from one that was refused."""
+    bench = WalkerBench(CONFIG, unit)
+
+    async def process(ctx):
+        cases = [*outcomes().values()]
+        for bits in (Pte.A, Pte.D, Pte.U, 1 << 54, 1 << 63, Pte.W):
+            cases.append((Tables.path(ROOT, PAGE, TABLES, entry(FRAME, GOOD), flags=(Pte.V, Pte.V | bits)), ROOT, PAGE))
+        for level in range(3):
+            tables = three_levels()
+            tables.responses[list(tables.entries)[level]] = 2
+            cases.append((tables, ROOT, PAGE))
+        for tables, root, page in cases:
+            for access in Access:
+                model = WalkerModel(CONFIG.addr_width)
+                for number in range(2):
+                    walk = await bench.walk(ctx, tables, root, page, access, pointers=number > 0)
+                    bench.check(walk, model.walk(tables.model, root, page, access, 7), page)
+
+    bench.simulate(process)
+
+
+def random_pointers(seed: int, memories: int, unit=PageWalker) -> Counter:
+    """Walks of few spaces and regions, so that pointers are used and replaced: every read is that of the model."""
+    rng = random.Random(f"{seed} pointers")
+    bench = WalkerBench(CONFIG, unit, seed)
+    seen: Counter = Counter()
+
+    def some(spaces, regions) -> Tables:
+        result = Tables(seed=rng.getrandbits(32))
+        for _, root in spaces:
+            for region in regions:
+                tables = [rng.getrandbits(28) | (1 << 40 if rng.random() < 0.08 else 0) for _ in range(2)]
+                flags = [Pte.V | (1 << rng.randrange(8) if rng.random() < 0.15 else 0) for _ in range(2)]
+                path = Tables.path(root, region, tables, 0, flags=flags)
+                for low in range(4):
+                    leaf = entry(rng.getrandbits(28), GOOD ^ (1 << rng.randrange(8) if rng.random() < 0.3 else 0))
+                    path.entries[tables[1] * 4096 + low * 8] = leaf
+                result.entries.update(path.entries)
+        for place in result.entries:
+            if rng.random() < 0.02:
+                result.responses[place] = rng.choice((2, 3))
+        return result
+
+    async def process(ctx):
+        for memory in range(memories):
+            if memory % 5 == 0:  # else pointers from before would still match
+                asid = rng.getrandbits(8)
+                spaces = [(asid, rng.getrandbits(28)), (asid ^ 1 << rng.randrange(8), rng.getrandbits(28))]
+                region = rng.getrandbits(17) << 9
+                regions = [region, region ^ 1 << rng.randrange(9, 26)]
+            tables, model = some(spaces, regions), WalkerModel(CONFIG.addr_width)
+            for number in range(24):
+                (asid, root), access = rng.choice(spaces), rng.choice(list(Access))
+                page = rng.choice(regions) | rng.randrange(4)
+                page ^= 1 << rng.randrange(27, 52) if rng.random() < 0.03 else 0
+                halts = {c for c in range(40) if rng.random() < 0.1}
+                walk = await bench.walk(
+                    ctx, tables, root, page, access,
+                    asid=asid, latency=rng.choice((1, 1, 3)), ar_delay=rng.choice((0, 0, 2)),
+                    take_delay=rng.choice((0, 2)), halt=halts.__contains__, pointers=number > 0,
+                )  # fmt: skip
+                expected = model.walk(tables.model, root, page, access, asid)
+                bench.check(walk, expected, page)
+                seen[len(expected.reads), bool(expected.fault)] += 1
+
+    bench.simulate(process)
+    return seen
+
+
+def test_random_pointers(seed):
+    seen = random_pointers(seed, 20)
+    assert min(seen[1, False], seen[3, False], seen[1, True], seen[3, True]) > 15, seen
 
 
 def test_no_pointer_is_kept_over_an_invalidation(unit):
