@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from . import semaphores, tlb
+from . import dma, fifo, semaphores, tlb
 from .engine import Outcome, Proof, prepare, prove, reach, refute
 from .replay import replay
 
 __all__ = ["PROOFS", "Result", "check"]
 
-PROOFS: dict[str, Proof] = {proof.title: proof for concept in (semaphores, tlb) for proof in concept.PROOFS}
+PROOFS: dict[str, Proof] = {proof.title: proof for concept in (fifo, dma, semaphores, tlb) for proof in concept.PROOFS}
 """By title, in the order in which they are shown."""
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Mux, Signal, Value, ValueCastable, ValueLike
+from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Mux, Signal, Value, ValueCastable, ValueLike
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from lepton_npu.verilog import port_names
@@ -46,8 +46,8 @@ class Harness(Elaboratable):
         self._held: Value | None = None
 
     def unit(self, component: Any, name: str = "dut") -> Any:
-        """Add ``component``, and return it. Its ports are shown in a counterexample."""
-        self.m.submodules[name] = component
+        """Add ``component``, and return it, elaborated. Its ports are shown in a counterexample."""
+        self.m.submodules[name] = _Made(Fragment.get(component, None))
         self._units.append((name, component))
         return component
 
@@ -144,6 +144,16 @@ class Harness(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         return self.m
+
+
+class _Made(Elaboratable):
+    """What is elaborated already: what a unit has told of its inside can be used."""
+
+    def __init__(self, fragment: Fragment):
+        self._fragment = fragment
+
+    def elaborate(self, platform: Any) -> Fragment:
+        return self._fragment
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ __all__ = ["Bug", "planted"]
 
 @dataclass(frozen=True)
 class Bug:
-    """In module ``lepton_npu.<module>`` the text ``old``, which is there once, is ``new``."""
+    """In module ``lepton_npu.<module>`` (or ``amaranth....``) the text ``old``, which is there once, is ``new``."""
 
     module: str
     old: str
@@ -37,7 +37,7 @@ def planted(bug: Bug | None) -> Iterator[None]:
     if bug is None:
         yield
         return
-    original = importlib.import_module(f"lepton_npu.{bug.module}")
+    original = importlib.import_module(bug.module if bug.module.startswith("amaranth.") else f"lepton_npu.{bug.module}")
     path = Path(str(original.__file__))
     text = path.read_text()
     if (count := text.count(bug.old)) != 1:

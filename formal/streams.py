@@ -9,11 +9,14 @@ from .harness import Harness
 __all__ = ["assume_stable", "prove_stable", "stable"]
 
 
-def stable(h: Harness, valid: Value, ready: Value, *payload: Value) -> Value:
-    """Whether an offer that was not taken in the cycle before is offered still, with the same ``payload``."""
+def stable(h: Harness, valid: Value, ready: Value, *payload: Value, unless: Value | None = None) -> Value:
+    """Whether an offer that was not taken in the cycle before is offered still, with the same ``payload``.
+
+    ``unless`` in that cycle allows it to be withdrawn.
+    """
     waits = Signal()
     condition = ~waits | valid
-    h.m.d.sync += waits.eq(valid & ~ready)
+    h.m.d.sync += waits.eq(valid & ~ready & (1 if unless is None else ~unless))
     for value in payload:
         value = Value.cast(value)
         before = Signal(len(value), reset_less=True)

@@ -63,6 +63,7 @@ class LoadEngine(wiring.Component):
         layout = dma_burst_layout(config)
         m.submodules.walk = walk = DmaBursts(config, Opcode.LOAD)
         m.submodules.bursts = bursts = SyncFIFO(width=layout.size, depth=config.outstanding)
+        self.walk, self.bursts = walk, bursts  # for proofs to look at
         connect(m, flipped(engine.cmd), walk.cmd)
         connect(m, walk.mmu, flipped(self.mmu))
 

@@ -192,4 +192,6 @@ class StoreEngine(wiring.Component):
             engine.done.eq(done),
             engine.progress.eq(go | send | answered),
         ]
+        # For proofs to look at.
+        self.walk, self.beats, self.answers, self.sent, self.data_layout = walk, beats, answers, sent, data_layout
         return m

@@ -136,7 +136,7 @@ class DmaWalk(wiring.Component):
                 self.fault.address.eq(value),
             ]
 
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.cmd.ready.eq(1)
                 m.d.sync += in_page.eq(0)
@@ -223,4 +223,8 @@ class DmaWalk(wiring.Component):
                             m.next = "IDLE"
             with m.State("FAILED"):
                 pass
+        # For proofs to look at.
+        self.fsm, self.command, self.first, self.count = fsm, command, first, count
+        self.row_address, self.address, self.row_beats, self.beats = row_address, address, row_beats, beats
+        self.to_page, self.most = to_page, most
         return m
