@@ -67,7 +67,7 @@ class AddressSpace:
         return self.table.root
 
     def write(self):
-        """Write all entries of the table into the memory. A core that runs must be told to forget them."""
+        """Write all entries of the table into the memory; `RtlBackend.remap` then has the core forget them, too."""
         for address, entry in self.table.entries.items():
             start = address - self._physical
             self._memory[start : start + PTE_BYTES] = np.frombuffer(entry.to_bytes(PTE_BYTES, "little"), np.uint8)

@@ -148,6 +148,12 @@ class RtlBackend:
         self._tail = 0
         self._driver.start(self.base, RING_LOG2)
 
+    def remap(self):
+        """Write the address space's table, which was changed, and have the core forget what it knew of it."""
+        if self.space is not None:
+            self.space.write()
+            self._driver.invalidate()
+
     def counters(self) -> dict[str, int]:
         """See `Backend`."""
         return self._driver.counters()
@@ -204,6 +210,12 @@ class ModelBackend:
     def recover(self):
         """See `Backend`."""
         self._iss.soft_reset()
+
+    def remap(self):
+        """As of `RtlBackend`."""
+        if self.space is not None:
+            self.space.write()
+            self._iss.invalidate()
 
     def counters(self) -> dict[str, int]:
         """See `Backend`."""

@@ -58,11 +58,11 @@ class Fault:
 
 
 class CoreFaultError(LeptonError, RuntimeError):
-    """The core stopped with a fault, kept as ``fault``."""
+    """The core stopped with a fault, kept as ``fault``; ``where`` says what is at its address, if that is known."""
 
-    def __init__(self, fault: Fault):
-        super().__init__(f"the core stopped: {fault}")
-        self.fault = fault
+    def __init__(self, fault: Fault, where: str | None = None):
+        super().__init__(f"the core stopped: {fault}" + (f" ({where})" if where else ""))
+        self.fault, self.where = fault, where
 
 
 class Driver:

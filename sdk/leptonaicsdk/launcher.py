@@ -7,6 +7,8 @@ import numpy as np
 from lepton_npu.spec.config import RECORD_BYTES
 
 from .backend import RING_LOG2, Backend
+from .driver import CoreFaultError
+from .places import Places
 from .program import Program
 from .training.programs import Looped
 
@@ -27,6 +29,8 @@ class Launcher:
     ----------
     end : int
         Offset of the first byte of memory that is neither ring nor code.
+    places : Places
+        What faults are told by: ring and programs; others add what is theirs.
     """
 
     def __init__(self, backend: Backend):
@@ -35,6 +39,9 @@ class Launcher:
         self._addresses: WeakKeyDictionary[Program, int] = WeakKeyDictionary()  # packing records takes time
         self._next = -(-(RECORD_BYTES << RING_LOG2) // _LINE) * _LINE
         self.end = self._next + _CODE_BYTES
+        self.places = Places()
+        self.places.add(0, RECORD_BYTES << RING_LOG2, "command ring")
+        self.places.add(self._next, _CODE_BYTES, "programs")
 
     def _place(self, program: Program) -> int:
         """Byte address of a program's records."""
@@ -66,7 +73,14 @@ class Launcher:
                 ring.address(register=register, value=self._backend.base + unset.pop(register))
             ring.extend(program.part(range(number, number + 1)))
         ring.irq(1)
-        self._backend.run(ring.records())
+        self._launch(ring)
+
+    def _launch(self, ring: Program):
+        try:
+            self._backend.run(ring.records())
+        except CoreFaultError as error:
+            where = self.places.of(error.fault, self._backend.base)
+            raise CoreFaultError(error.fault, where) from error
 
     def run(
         self, registers: dict[int, int], once: Iterable[Program] = (),
@@ -110,4 +124,4 @@ class Launcher:
                 ring.nop(wait=[s for s, credit in enumerate(credits) if credit > level])
             run(loop.after)
         ring.irq(1)
-        self._backend.run(ring.records())
+        self._launch(ring)

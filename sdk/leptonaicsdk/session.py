@@ -117,6 +117,8 @@ class Session:
         self._image = self._launcher.end
         rows = persistent.rows * (1 + len(self._slots)) + persistent.constants.size
         self._staging = Staging(backend, self._image + -(-rows * config.row_bytes // 64) * 64)
+        for start, size, name in persistent.image_places([slot.name for slot in self._slots]):
+            self._launcher.places.add(self._image + start, size, name)
         self._uploads = self._compiler.upload(self._main_loop(training=optimizer is not None, bytes_in=True))
         zero: list[Pair] = [
             (np.zeros((layer.inputs, layer.units), np.float32), np.zeros(layer.units, np.float32))
@@ -273,6 +275,7 @@ class Session:
         for first, batches, each in staging.pieces(len(x), batch, strides):
             part = x[first : first + batches * each]
             end = staging.put(staging.start, part, strides.sample, each)
+            self._name(samples=(staging.start, end), outputs=(end, end + len(part) * strides.result))
             registers = {INPUT: staging.start, RESULT: end, IMAGE: self._image}
             if batches == 1:
                 self._launcher.run_once(registers, self._compiler.infer_once(each, bytes_in))
@@ -311,6 +314,10 @@ class Session:
             unused = np.array([1.0, 0.0] if self.loss.labelled else [0.0, 0.0], np.float32)
             staging.view(results, blocks * block).view(np.float32).reshape(-1, 2)[:] = unused
             sums = results + blocks * block
+            self._name(
+                samples=(staging.start, targets), targets=(targets, rate_rows), losses=(results, sums + block),
+                **({} if rate is None else {"learning rates": (rate_rows, results)}),
+            )  # fmt: skip
             summing = (self._compiler.sum_losses(), blocks, {RESULT: results, TARGET: sums})
             seed = None if rate is None else self._generator_seed()
             self._launcher.run({IMAGE: self._image}, looped=[(looped, batches, registers), summing], seed=seed)
@@ -319,6 +326,11 @@ class Session:
             loss, correct = staging.view(sums, 8).view(np.float32)
             total += Metrics(count, float(loss), int(correct))
         return total
+
+    def _name(self, **parts: tuple[int, int]):
+        """Where the parts of a call are: first byte, and the one behind the last."""
+        for name, (start, end) in parts.items():
+            self._launcher.places.add(start, end - start, name)
 
     def _generator_seed(self) -> int | None:
         """State of the generator for steps from ``step`` on, never 0; None without stochastic rounding."""

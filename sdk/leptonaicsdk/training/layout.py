@@ -1,5 +1,6 @@
 """Where everything is on the chip: parameters and optimizer state for good, the buffers of a program behind them."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -262,6 +263,17 @@ class Persistent:
         """Byte offset in the image of the weights of an input of layer l, or, behind the last one, of the bias."""
         row = slot * self.rows + self.first_row[l] + input_ * self.layers[l].n_tiles
         return row * self.config.row_bytes
+
+    def image_places(self, names: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+        """Offset in the image, bytes, and name of what it holds; ``names`` are those of the optimizer's slots."""
+        row = self.config.row_bytes
+        for slot in range(len(self.slots)):
+            of = f"optimizer's {names[slot - 1]} of the " if slot else ""
+            for l, layer in enumerate(self.layers):
+                weights, bias = self.image_offset(slot, l), self.image_offset(slot, l, layer.inputs)
+                yield weights, bias - weights, f"{of}weights of layer {l} ({layer.inputs} x {layer.units})"
+                yield bias, layer.n_tiles * row, f"{of}bias of layer {l} ({layer.units})"
+        yield len(self.slots) * self.rows * row, self.constants.size * row, "constants"
 
     def bias(self, slot: int, l: int) -> Region:
         """Local rows of the bias of layer l."""
