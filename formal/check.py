@@ -6,13 +6,15 @@ from pathlib import Path
 
 from rich.table import Table
 
-from . import dma, fifo, semaphores, tlb
+from . import dma, fifo, isolation, semaphores, tlb
 from .engine import Outcome, Proof, prepare, prove, reach, refute
 from .replay import replay
 
 __all__ = ["PROOFS", "Result", "check"]
 
-PROOFS: dict[str, Proof] = {proof.title: proof for concept in (fifo, dma, semaphores, tlb) for proof in concept.PROOFS}
+PROOFS: dict[str, Proof] = {
+    proof.title: proof for concept in (fifo, dma, semaphores, tlb, isolation) for proof in concept.PROOFS
+}
 """By title, in the order in which they are shown."""
 
 
@@ -65,7 +67,7 @@ def check(title: str, folder: Path, *, bugs: int | None = None, seconds: float |
             return result
         result.unreached = reach(design, proof)
         for name, bug in list(proof.bugs.items())[:bugs]:
-            found = refute(prepare(proof, Path(scratch), bug), proof)
+            found = refute(prepare(proof, Path(scratch), bug), proof, "found")
             result.caught[name] = found.depth if found.holds is False else 0
             # The simulator agrees that a property is broken: Yosys, ABC and Amaranth mean the same by the design.
             if found.holds is False and not replay(proof, found, bug).broken:

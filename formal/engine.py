@@ -207,7 +207,7 @@ def _induction(design: Design, k: int, limit: float) -> Outcome:
 
 
 def refute(design: Design, proof: Proof, output: str = "bad") -> Outcome:
-    """Search a shortest run of at most ``proof.search`` cycles in which ``output`` is 1."""
+    """Search a shortest run of at most ``proof.search`` cycles in which ``output`` is 1 ("found": a narrow one)."""
     return _abc(design, f"{_one(design, output)}; bmc3 -F {proof.search} -T {proof.seconds}", proof.seconds)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Mux, Signal, Value, ValueCastable, ValueLike
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, Fragment, Module, Mux, Signal, Value, ValueCastable, ValueLike
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from lepton_npu.verilog import port_names
@@ -41,6 +41,7 @@ class Harness(Elaboratable):
         self.assumptions: dict[str, Value] = {}
         self.properties: dict[str, Value] = {}
         self.covers: dict[str, Value] = {}
+        self.narrowed: list[Value] = []
         self._driven: list[Value] = []
         self._units: list[tuple[str, wiring.Component]] = []
         self._held: Value | None = None
@@ -98,6 +99,10 @@ class Harness(Elaboratable):
         """Claim that ``condition`` can be true in some cycle: that the assumptions leave room for it."""
         self._add(self.covers, name, condition)
 
+    def narrow(self, *conditions: ValueLike) -> None:
+        """Look for planted bugs only where all ``conditions`` have always been true, to find them sooner."""
+        self.narrowed += [Value.cast(condition).bool() for condition in conditions]
+
     @staticmethod
     def _add(conditions: dict[str, Value], name: str, condition: ValueLike) -> None:
         if name in conditions:
@@ -113,18 +118,25 @@ class Harness(Elaboratable):
                 if direction == PortDirection.Input and not any(id(s) in driven for s in value._rhs_signals()):
                     self.inputs[f"{unit}_{name}"] = value
         self.watched["rst"] = self.rst
-        broken, now = Signal(reset_less=True, name="assumption_broken"), Signal(name="assumptions_hold")
-        self.m.d.comb += now.eq(~broken)
+        over, now = Signal(reset_less=True, name="assumption_broken"), Signal(name="assumptions_hold")
+        self.m.d.comb += now.eq(~over)
         for condition in self.assumptions.values():
             with self.m.If(~condition):
                 self.m.d.comb += now.eq(0)
-        self.m.d.sync += broken.eq(~now)
+        self.m.d.sync += over.eq(~now)
         self.held = now
         self.bad, self.good = Signal(), Signal()
         self.m.d.comb += self.good.eq(~self.bad)
+        narrow, wide = Signal(), Signal(reset_less=True)
+        self.m.d.comb += narrow.eq(~wide & Cat(self.narrowed, 1).all())
+        self.m.d.sync += wide.eq(~narrow)
+        self.found = Signal()
+        self.m.d.comb += self.found.eq(self.bad & narrow)
         self.reached = [Signal(name=f"cover{number}") for number in range(len(self.covers))]
-        for condition in self.properties.values():
-            with self.m.If(now & ~condition):
+        for number, condition in enumerate(self.properties.values()):
+            broken = Signal(name=f"property{number}_broken")
+            self.m.d.comb += broken.eq(now & ~condition)
+            with self.m.If(broken):
                 self.m.d.comb += self.bad.eq(1)
         for signal, condition in zip(self.reached, self.covers.values()):
             self.m.d.comb += signal.eq(now & condition)
@@ -138,7 +150,7 @@ class Harness(Elaboratable):
 
     def outputs(self) -> dict[str, Value]:
         """The outputs by name."""
-        return {"bad": self.bad, "good": self.good} | {
+        return {"bad": self.bad, "good": self.good, "found": self.found} | {
             f"cover{number}": signal for number, signal in enumerate(self.reached)
         }
 

@@ -53,6 +53,9 @@ class Mmu(wiring.Component):
         self._config, self._requesters = config, requesters
         # Attributes, for proofs to look at.
         self.tlb, self.walker = Tlb(config), PageWalker(config)
+        self.request = Signal(request_layout(), reset_less=True)
+        self.held = [Signal(request_layout(), name=f"held{n}", reset_less=True) for n in range(requesters)]
+        self.waits = Signal(requesters)  # walks of ``held`` that have not begun
         super().__init__(
             {
                 "i": In(stream.Signature(request_layout())).array(requesters),
@@ -77,7 +80,7 @@ class Mmu(wiring.Component):
         m.d.comb += [walker.halt.eq(self.halt), walker.restart.eq(self.invalidate.valid)]
 
         # ---- A request is looked up in the cycle after it was accepted. If it misses, its requester's next one waits.
-        request, canonical = Signal(request_layout(), reset_less=True), Signal(reset_less=True)
+        request, canonical = self.request, Signal(reset_less=True)
         asks, owner = Signal(), Signal(range(count))
         found, missed = Signal(), Signal()
         m.d.comb += [
@@ -105,14 +108,10 @@ class Mmu(wiring.Component):
                     m.d.sync += [request.eq(port.payload), canonical.eq(is_canonical(port.payload.page))]
 
         # ---- Walks: those that wait, and the one that runs.
-        waits, next_walk, next_number, walking = (
-            Signal(count),
-            Signal(count),
-            Signal(range(count)),
-            Signal(range(count)),
-        )
+        waits, next_walk = self.waits, Signal(count)
+        next_number, walking = Signal(range(count)), Signal(range(count))
         _round_robin(m, waits, walking, next_walk, next_number)
-        held = [Signal(request_layout(), name=f"held{n}", reset_less=True) for n in range(count)]
+        held = self.held
         m.d.comb += walker.i.valid.eq(waits.any())
         with m.Switch(next_number):
             for number in range(count):
