@@ -141,11 +141,17 @@ class Mmu(wiring.Component):
         frame = Signal(len(tlb.frame), reset_less=True)
         m.d.sync += [given.eq(found), given_to.eq(owner), frame.eq(tlb.frame)]
         layout = answer_layout(config)
+        # Attributes, for proofs to look at.
+        self.owner, self.walks, self.walking = owner, walks, walking
+        self.given, self.given_to, self.frame = given, given_to, frame
+        self.answers, self.open = [], []
         for number, (port_i, port_o) in enumerate(zip(self.i, self.o)):
             queue = SyncFIFO(width=layout.size, depth=_ANSWERS)
             m.submodules[f"answers{number}"] = queue
             answer, open_ = Signal(layout, name=f"answer{number}"), Signal(range(_ANSWERS + 1), name=f"open{number}")
             from_walk = Signal(name=f"from_walk{number}")
+            self.answers.append(queue)
+            self.open.append(open_)
             m.d.comb += [
                 may_ask[number].eq(port_i.valid & ~walks[number] & (open_ != _ANSWERS)),
                 blocked[number].eq(missed & (owner == number)),
