@@ -6,14 +6,25 @@ from pathlib import Path
 
 from rich.table import Table
 
-from . import dma, fifo, isolation, mmu_answers, semaphores, tlb
+from . import axi_lite, axi_port, dma, fifo, isolation, mmu_answers, semaphores, tlb
 from .engine import Outcome, Proof, prepare, prove, reach, refute
 from .replay import replay
 
 __all__ = ["PROOFS", "Result", "check"]
 
 PROOFS: dict[str, Proof] = {
-    proof.title: proof for concept in (fifo, dma, semaphores, tlb, isolation, mmu_answers) for proof in concept.PROOFS
+    proof.title: proof
+    for concept in (
+        axi_port,
+        axi_lite,
+        dma,
+        fifo,
+        semaphores,
+        tlb,
+        isolation,
+        mmu_answers,
+    )
+    for proof in concept.PROOFS
 }
 """By title, in the order in which they are shown."""
 

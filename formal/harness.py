@@ -7,7 +7,10 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from lepton_npu.verilog import port_names
 
-__all__ = ["Harness"]
+__all__ = ["INSIDE", "Harness"]
+
+INSIDE = "inside: "
+"""How the name of a property begins that is no promise of the unit, but part of an invariant that proves the others."""
 
 
 class Harness(Elaboratable):
@@ -92,7 +95,7 @@ class Harness(Elaboratable):
         self._add(self.assumptions, name, condition)
 
     def prove(self, name: str, condition: ValueLike) -> None:
-        """Claim that ``condition`` is true in every cycle."""
+        """Claim that ``condition`` is true in every cycle. See `INSIDE` for ``name``."""
         self._add(self.properties, name, condition)
 
     def cover(self, name: str, condition: ValueLike) -> None:
@@ -125,18 +128,20 @@ class Harness(Elaboratable):
                 self.m.d.comb += now.eq(0)
         self.m.d.sync += over.eq(~now)
         self.held = now
-        self.bad, self.good = Signal(), Signal()
+        self.bad, self.good, promise = Signal(), Signal(), Signal()
         self.m.d.comb += self.good.eq(~self.bad)
         narrow, wide = Signal(), Signal(reset_less=True)
         self.m.d.comb += narrow.eq(~wide & Cat(self.narrowed, 1).all())
         self.m.d.sync += wide.eq(~narrow)
         self.found = Signal()
-        self.m.d.comb += self.found.eq(self.bad & narrow)
+        self.m.d.comb += self.found.eq(promise & narrow)
         self.reached = [Signal(name=f"cover{number}") for number in range(len(self.covers))]
-        for number, condition in enumerate(self.properties.values()):
+        for number, (name, condition) in enumerate(self.properties.items()):
             broken = Signal(name=f"property{number}_broken")
             self.m.d.comb += broken.eq(now & ~condition)
             with self.m.If(broken):
+                if not name.startswith(INSIDE):
+                    self.m.d.comb += promise.eq(1)
                 self.m.d.comb += self.bad.eq(1)
         for signal, condition in zip(self.reached, self.covers.values()):
             self.m.d.comb += signal.eq(now & condition)

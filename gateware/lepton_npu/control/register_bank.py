@@ -181,7 +181,7 @@ class RegisterBank(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        address = Signal(12, name="write_address")
+        address = self.write_address = Signal(12, name="write_address")  # an attribute for proofs to look at
         word = Signal(32, name="write_data")
         strobes = Signal(4, name="write_strobes")
         write = Signal()
