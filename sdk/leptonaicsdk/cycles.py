@@ -17,11 +17,13 @@ from .memory import Memory
 __all__ = ["Timing", "record_cycles", "timing"]
 
 DECODE = 3
-"""Cycles from one command to the next in the sequencer."""
-ISSUE = 6
-"""From a record to its command at the engine: the sequencer's 4, and 2 of the queue."""
-POST = 3
-"""From a command's end to the start of one that waits for its post: a register of the queue, then 2."""
+"""Cycles from one command to the next in the sequencer; one of CONTROL takes 4, as a rule while the next record comes."""
+ISSUE = 7
+"""From a record to its command at the engine: the sequencer's 5, and 2 of the queue."""
+POST = 4
+"""From a command's end to the start of one that waits for its post: a register of the queue, then 3."""
+START = 3
+"""From a command's start to that of the next one of its engine at least, in the queue."""
 FETCH_AHEAD = 2
 """Records in flight at most."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lepton_npu.spec.commands import COMMANDS, Engine
 from lepton_npu.spec.config import NpuConfig
 
-from .cycles import ACCUMULATE, DECODE, ISSUE, POST, Timing, record_cycles, timing
+from .cycles import ACCUMULATE, DECODE, ISSUE, POST, START, Timing, record_cycles, timing
 from .memory import Memory
 from .program import Program
 
@@ -83,7 +83,7 @@ class _Engine:
         self.stream_end = _stretched(self.stream, cycles.stream, held)
         end = max(self.stream_end + cycles.drain, self.end)
         self.busy += end - max(start, self.end)
-        self.next_start = max(start + 1, self.stream_end - cycles.overlap)
+        self.next_start = max(start + START, self.stream_end - cycles.overlap)
         self.end = end
         self.started.append(start)
         return end

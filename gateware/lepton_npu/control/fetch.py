@@ -110,7 +110,7 @@ class RecordFetch(wiring.Component):
         body_number, number = Signal(_NUMBER_BITS, reset_less=True), Signal(_NUMBER_BITS)
         records_left, rounds_left = Signal(16, reset_less=True), Signal(32, reset_less=True)
         mask = Signal(32)
-        stopped, waiting, issue = Signal(), Signal(), Signal()
+        pending, stopped, waiting, issue = Signal(), Signal(), Signal(), Signal()
         # The address follows the counts, and the registers of the ring, by a cycle; so does what ends with it.
         settled = Signal()
         m.d.sync += [
@@ -118,6 +118,7 @@ class RecordFetch(wiring.Component):
             number.eq(Mux(looping, body_number, self.ring_base[_RECORD_LOG2:] + (asked & mask))),
             ends_round.eq(records_left == 0),
             ends.eq((records_left == 0) & (rounds_left == 0)),
+            pending.eq(asked != self.tail),
             settled.eq(~issue & ~jump),
         ]
         with m.If(issue):
@@ -150,9 +151,7 @@ class RecordFetch(wiring.Component):
         in_page = PAGE_BITS - _RECORD_LOG2
         physical = Signal(config.addr_width - _RECORD_LOG2)
         m.d.comb += [
-            wanted.eq(
-                settled & (looping | (asked != self.tail)) & (ahead < _AHEAD) & ~stopped & self.enable & ~self.hold
-            ),
+            wanted.eq(settled & (looping | pending) & (ahead < _AHEAD) & ~stopped & self.enable & ~self.hold),
             frames.page.eq(number[in_page:]),
             frames.body.eq(looping),
             frames.wanted.eq(wanted & was_settled & ~waiting),

@@ -26,7 +26,10 @@ def post_layout() -> data.StructLayout:
 
 
 class CommandQueue(wiring.Component):
-    """Holds ``config.queue_depth`` commands in front of an engine, and starts them in order.
+    """Holds ``config.queue_depth`` commands in front of an engine, and starts them in order, one in 3 cycles at most.
+
+    The oldest one takes its semaphores as soon as they are there, and starts in the cycle after the grant, or when the
+    engine is ready. No path leads from the engine to the semaphores or to the registers of the oldest command.
 
     Parameters
     ----------
@@ -37,12 +40,12 @@ class CommandQueue(wiring.Component):
     Members
     -------
     i : In(stream of queued_layout(*opcodes))
-    request : Out(16)
-        Semaphores that the oldest command waits for, while nothing but them holds it back; ``requests`` : Out(1).
+    request : Out(16), requests : Out(1)
+        Semaphores of the oldest command; it waits for them.
     grant : In(1)
-        They are there: the command starts in this cycle if the engine takes it.
+        They are there.
     taken : Out(1)
-        It did.
+        Takes ``request``: granted in the cycle before.
     cmd : Out(stream of command_layout(*opcodes)), done : In(1)
         The engine's.
     post : Out(post_layout())
@@ -83,28 +86,36 @@ class CommandQueue(wiring.Component):
         m.submodules.queue = queue = SyncFIFO(width=layout.size, depth=self._config.queue_depth)
         m.submodules.running = running = SyncFIFO(width=running_layout.size, depth=_RUNNING)
 
-        # The oldest command in a register: its wait mask decides within a cycle whether it starts.
+        # The oldest command in a register: its wait mask decides within a cycle whether it has its semaphores.
         oldest, oldest_valid = Signal(layout, reset_less=True), Signal()
+        owns, granted, started = Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(queue.level + oldest_valid < self._config.queue_depth),
             queue.w_en.eq(self.i.valid & self.i.ready),
             queue.w_data.eq(self.i.payload),
-            queue.r_en.eq(~oldest_valid | self.taken),
-            self.requests.eq(oldest_valid & running.w_rdy & ~self.halt),
+            queue.r_en.eq(~oldest_valid),
+            self.requests.eq(oldest_valid & ~owns & ~self.halt),
             self.request.eq(oldest.wait),
-            self.cmd.valid.eq(self.requests & self.grant),
+            granted.eq(self.requests & self.grant),
+            self.cmd.valid.eq(owns & running.w_rdy & ~self.halt),
             self.cmd.payload.eq(oldest.command),
-            self.taken.eq(self.cmd.valid & self.cmd.ready),
+            started.eq(self.cmd.valid & self.cmd.ready),
         ]
+        m.d.sync += self.taken.eq(granted)
+        with m.If(granted):
+            m.d.sync += owns.eq(1)
+        # Filled a cycle after it is emptied: that the engine takes it is known too late to load hundreds of bits.
+        with m.If(started):
+            m.d.sync += [owns.eq(0), oldest_valid.eq(0)]
         with m.If(queue.r_en):
             m.d.sync += [oldest_valid.eq(queue.r_rdy), oldest.eq(queue.r_data)]
 
-        started, ended = Signal(running_layout), running_layout(running.r_data)
+        starting, ended = Signal(running_layout), running_layout(running.r_data)
         m.d.comb += [
-            started.mask.eq(oldest.post),
-            started.index.eq(oldest.command.index),
-            running.w_data.eq(started),
-            running.w_en.eq(self.taken),
+            starting.mask.eq(oldest.post),
+            starting.index.eq(oldest.command.index),
+            running.w_data.eq(starting),
+            running.w_en.eq(started),
             running.r_en.eq(self.done),
         ]
         m.d.sync += [

@@ -21,13 +21,13 @@ __all__ = ["Sequencer"]
 
 
 class Sequencer(wiring.Component):
-    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself (REPEAT in 4), and stops at the
-    first fault.
+    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself in 4 each, and stops at the first
+    fault.
 
     Address registers are read and added when a command is checked, so commands in queues have their addresses.
 
-    A command starts 4 cycles after its record has been taken, or 2 cycles after the last semaphore that it waited for
-    was posted.
+    A command starts 5 cycles after its record has been taken, or 3 cycles after the last semaphore that it waited for
+    was posted. Semaphores are granted in one cycle and taken in the next, and none is granted while any is taken.
 
     Parameters
     ----------
@@ -98,13 +98,14 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             halt.eq(self.fault.valid | self.resetting),
             waiting_records.eq(self.tail - self.head),
-            overrun.eq(self.enable & (waiting_records > (Const(1, INDEX_BITS) << self.ring_log2))),
             fetch.enable.eq(self.enable & ~overrun & ~halt),
             fetch.ring_base.eq(self.ring_base),
             fetch.ring_log2.eq(self.ring_log2),
             fetch.tail.eq(self.tail),
             self.head.eq(fetch.head),
         ]
+        # A cycle late, as is the fetch when it sees a new tail.
+        m.d.sync += overrun.eq(self.enable & (waiting_records > (Const(1, INDEX_BITS) << self.ring_log2)))
         connect(m, flipped(self.ar), fetch.ar)
         connect(m, flipped(self.r), fetch.r)
         connect(m, flipped(self.mmu), fetch.mmu)
@@ -112,7 +113,8 @@ class Sequencer(wiring.Component):
         # ---- Decoding: take a record, check it, give it to its engine.
         record = Signal(record_layout(), reset_less=True)
         cause = Signal(decode.cause.shape(), reset_less=True)
-        queues_idle, control_requests, control_acts, failed = Signal(), Signal(), Signal(), Signal()
+        queues_idle, failed = Signal(), Signal()
+        control_requests, control_takes, control_owns, control_acts = (Signal() for _ in range(4))
         good, good_control, is_address, is_repeat, may_act = (Signal() for _ in range(5))
         address = Signal(ADDRESS_BITS, reset_less=True)
         record_cause, misaligned = Signal.like(decode.cause), Signal()
@@ -161,17 +163,22 @@ class Sequencer(wiring.Component):
                     failed.eq(~good),
                     dispatching.eq(good & ~halt),
                     fetch.hold.eq(is_repeat),
-                    control_requests.eq(good_control & may_act & ~halt),
+                    control_requests.eq(good_control & ~control_owns & ~halt),
                 ]
                 with m.If(self.dispatched):
                     m.next = "TAKE"
         m.d.comb += [
-            control_acts.eq(control_requests & semaphores.grants[control]),
+            control_acts.eq(control_owns & may_act & ~halt),
             addresses.write.eq(control_acts & is_address),
             fetch.jump.valid.eq(control_acts & is_repeat),
             fetch.jump.payload.address.eq(address),
             fetch.jump.payload.records.eq(decode.records),
             fetch.jump.payload.count.eq(decode.count),
+        ]
+
+        m.d.sync += [
+            control_takes.eq(semaphores.grants[control]),
+            control_owns.eq((control_owns & ~control_acts) | semaphores.grants[control]),
         ]
 
         accepted = [control_acts]
@@ -207,15 +214,19 @@ class Sequencer(wiring.Component):
             m.d.sync += [repeat.mask.eq(decode.post), repeat.index.eq(record.index)]
         with m.If(repeat.valid):
             m.d.sync += post.eq(repeat)
+        # Takes are in registers, so that counts are two cycles from counts. What was granted is still there a cycle
+        # later, as nothing asks, and so nothing else is granted, while any takes.
+        quiet = Signal()
         m.d.comb += [
-            semaphores.requests[control].eq(control_requests),
+            quiet.eq(~semaphores.takes.any()),
+            semaphores.requests[control].eq(control_requests & quiet),
             semaphores.masks[control].eq(decode.wait),
-            semaphores.takes[control].eq(control_acts),
+            semaphores.takes[control].eq(control_takes),
             semaphores.posts[control].eq(post),
         ]
         for engine, queue in queues.items():
             m.d.comb += [
-                semaphores.requests[engine].eq(queue.requests),
+                semaphores.requests[engine].eq(queue.requests & quiet),
                 semaphores.masks[engine].eq(queue.request),
                 queue.grant.eq(semaphores.grants[engine]),
                 semaphores.takes[engine].eq(queue.taken),
@@ -231,7 +242,8 @@ class Sequencer(wiring.Component):
         for entry, (valid, index, engine) in zip(dog.candidates, candidates, strict=True):
             m.d.comb += [entry.valid.eq(valid), entry.index.eq(index), entry.engine.eq(engine)]
         moves = [self.r.valid, self.dispatched, fetch.o.valid & fetch.o.ready]
-        moves += [queue.taken | port.done | port.progress for queue, port in zip(queues.values(), ports.values())]
+        for queue, port in zip(queues.values(), ports.values()):
+            moves.append((queue.cmd.valid & queue.cmd.ready) | port.done | port.progress)
         moved = Signal()
         m.d.sync += moved.eq(Cat(moves).any())
         m.d.comb += [

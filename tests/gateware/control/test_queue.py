@@ -22,6 +22,7 @@ class QueueDriver:
         self.running: deque[dict] = deque()
         self.offered: dict | None = None
         self.posted: dict | None = None
+        self.granted = self.owns = False  # in the cycle before; the oldest has its semaphores
         self.count = self.started = self.ended = 0
 
     def moves(self, name: str) -> bool:
@@ -54,26 +55,30 @@ class QueueDriver:
         assert ctx.get(dut.runs) == bool(self.running)
         if self.running:
             assert ctx.get(dut.running_index) == self.running[0]["command"]["index"]
-        requests, taken = ctx.get(dut.requests), ctx.get(dut.taken)
-        assert not (requests and halt)
-        assert ctx.get(dut.cmd.valid) == (requests and grant)
-        assert taken == (requests and grant and ready)
+        requests = ctx.get(dut.requests)
+        self.owns |= self.granted
+        assert ctx.get(dut.taken) == self.granted
+        assert ctx.get(dut.cmd.valid) == (self.owns and not halt and len(self.running) < RUNNING)
+        started = ctx.get(dut.cmd.valid) and ready
         if ctx.get(dut.waits):
             oldest = self.arrived[0]
             assert ctx.get(dut.waiting_index) == oldest["command"]["index"]
             assert ctx.get(dut.request) == oldest["wait"]
-            assert requests == (not halt and len(self.running) < RUNNING)
+            assert requests == (not halt and not self.owns)
         else:
             assert not requests
-        if taken:
+            assert not self.owns
+        if started:
             for name, value in self.arrived[0]["command"].items():
                 assert ctx.get(dut.cmd.payload[name]) == value
 
         self.posted = self.running.popleft() if done else None
         self.ended += done
-        if taken:
+        self.granted = requests and grant
+        if started:
             self.running.append(self.arrived.popleft())
             self.started += 1
+            self.owns = False
         if self.offered and ctx.get(dut.i.ready):
             self.arrived.append(self.offered)
             self.offered = None
@@ -107,7 +112,7 @@ def test_random(seed):
 
 
 def test_depth():
-    """``queue_depth`` commands are held, the one that starts next among them; at most 32 run."""
+    """``queue_depth`` commands are held, the one that starts next among them; a start in 3 cycles, and 32 run at most."""
     driver = QueueDriver(random.Random(0), depth=3)
 
     async def process(ctx):
@@ -116,7 +121,13 @@ def test_depth():
             await driver.cycle(ctx)
         assert len(driver.arrived) == 3
         driver.move["grant"] = 1
-        for _ in range(60):
+        await driver.cycle(ctx)
+        for number in range(RUNNING):
+            await driver.cycle(ctx)
+            assert len(driver.running) == number + 1
+            for _ in range(2):
+                await driver.cycle(ctx)
+        for _ in range(10):
             await driver.cycle(ctx)
         assert len(driver.running) == RUNNING
         assert len(driver.arrived) == 3
@@ -130,7 +141,7 @@ def test_halt_holds():
 
     async def process(ctx):
         driver.move = {"i": 1, "grant": 1, "cmd": 1, "done": 0, "halt": 0}
-        for _ in range(6):
+        for _ in range(12):
             await driver.cycle(ctx)
         driver.move["halt"], started = 1, driver.started
         assert started > 2
@@ -139,8 +150,8 @@ def test_halt_holds():
             await driver.cycle(ctx)
         assert (driver.started, driver.ended) == (started, started)
         driver.move["halt"] = 0
-        for _ in range(20):
+        for _ in range(30):
             await driver.cycle(ctx)
-        assert driver.started > started + 10
+        assert driver.started >= started + 9
 
     driver.run(process)

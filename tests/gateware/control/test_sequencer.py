@@ -93,7 +93,7 @@ def test_random_program(seed, case):
 
 
 def test_rate_and_start():
-    """Without stalls a command every 3 cycles; it starts 4 cycles after its record has been taken."""
+    """Without stalls a command every 3 cycles; it starts 5 cycles after its record has been taken."""
     rng = random.Random(0)
     program = [record(rng, Opcode.VECTOR) for _ in range(12)]
     driver = SequencerDriver(program, rng)
@@ -101,11 +101,11 @@ def test_rate_and_start():
     starts = [cycle for cycle, _ in driver.started[Engine.VECTOR]]
     acted = [cycle for cycle, _ in driver.acted]
     assert {later - earlier for earlier, later in pairwise(acted)} == {3}, acted
-    assert {start - taken for start, taken in zip(starts, driver.taken, strict=True)} == {4}
+    assert {start - taken for start, taken in zip(starts, driver.taken, strict=True)} == {5}
 
 
 def test_start_after_post():
-    """A command that waits starts 2 cycles after the done that posts its semaphore."""
+    """A command that waits starts 3 cycles after the done that posts its semaphore."""
     rng = random.Random(0)
     program = [record(rng, Opcode.LOAD, post=1 << 4), record(rng, Opcode.MATMUL, wait=1 << 4)]
     driver = SequencerDriver(program, rng)
@@ -120,7 +120,7 @@ def test_start_after_post():
         await driver.finish(ctx)
 
     driver.run(process)
-    assert driver.started[Engine.MATMUL][0][0] - driver.ended[Engine.LOAD][0][0] == 2
+    assert driver.started[Engine.MATMUL][0][0] - driver.ended[Engine.LOAD][0][0] == 3
 
 
 def repeat(records: int, count: int, body: int = 0, **fields: int) -> bytes:
@@ -131,20 +131,23 @@ NOP = COMMANDS[Opcode.NOP].pack()
 
 
 def test_rate_of_a_loop():
-    """A command every 3 cycles through all rounds of a body and on in the ring; REPEAT takes one more, and jumps."""
+    """A command every 3 cycles through all rounds of a body and on in the ring; NOP and REPEAT, which jumps, take 4."""
     rng = random.Random(0)
     body = [record(rng, Opcode.VECTOR), record(rng, Opcode.LOAD), record(rng, Opcode.STORE)]
     program = [NOP, NOP, repeat(3, 4), *[record(rng, Opcode.QUANT) for _ in range(6)]]
     driver = SequencerDriver(program, rng, [body])
     driver.run(driver.finish)
     gaps = [later - earlier for (earlier, _), (later, _) in pairwise(driver.acted)]
-    assert gaps[:1] + gaps[3:] == [3] * (len(gaps) - 2), gaps
-    assert gaps[1] == 4
+    assert gaps[:2] == [4, 4]
+    assert gaps[3:] == [3] * (len(gaps) - 3), gaps
     assert 3 < gaps[2] <= 12
 
 
 def test_repeat_posts_behind_its_last_command():
-    """It waits before the body; what waits for its post starts 2 cycles and one more behind the last command."""
+    """It waits before the body; what waits for its post starts 5 cycles behind the last command.
+
+    Those of any post, one for the REPEAT, and one in which the last command takes its semaphores.
+    """
     rng = random.Random(0)
     program = [record(rng, Opcode.LOAD, post=1), repeat(2, 3, wait=1, post=1 << 7)]
     body = [record(rng, Opcode.QUANT), record(rng, Opcode.VECTOR)]
@@ -160,7 +163,7 @@ def test_repeat_posts_behind_its_last_command():
 
     driver.run(process)
     (last,) = [cycle for cycle, index in driver.acted if index == 2 + 6]
-    assert driver.started[Engine.MATMUL][0][0] - last == 3
+    assert driver.started[Engine.MATMUL][0][0] - last == 5
 
 
 @pytest.mark.parametrize(
