@@ -17,7 +17,7 @@ from .memory import Memory
 __all__ = ["Timing", "record_cycles", "timing"]
 
 DECODE = 3
-"""Cycles from one command to the next in the sequencer; one of CONTROL takes 4, as a rule while the next record comes."""
+"""Cycles from one command to the next in the sequencer; one of CONTROL takes 4, mostly while the next record comes."""
 ISSUE = 7
 """From a record to its command at the engine: the sequencer's 5, and 2 of the queue."""
 POST = 4

@@ -21,8 +21,8 @@ __all__ = ["Sequencer"]
 
 
 class Sequencer(wiring.Component):
-    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself in 4 each, and stops at the first
-    fault.
+    """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself in 4 each, and stops at the
+    first fault.
 
     Address registers are read and added when a command is checked, so commands in queues have their addresses.
 
@@ -116,6 +116,7 @@ class Sequencer(wiring.Component):
         queues_idle, failed = Signal(), Signal()
         control_requests, control_takes, control_owns, control_acts = (Signal() for _ in range(4))
         good, good_control, is_address, is_repeat, may_act = (Signal() for _ in range(5))
+        engine_of = Signal.like(decode.engine)
         address = Signal(ADDRESS_BITS, reset_less=True)
         record_cause, misaligned = Signal.like(decode.cause), Signal()
         control = Engine.CONTROL
@@ -153,6 +154,7 @@ class Sequencer(wiring.Component):
                     cause.eq(record_cause),
                     good.eq(record_cause == FaultCause.NONE),
                     address.eq(addresses.sum),
+                    engine_of.eq(decode.engine),
                     good_control.eq((record_cause == FaultCause.NONE) & (decode.engine == control)),
                     is_address.eq(decode.opcode == Opcode.ADDRESS),
                     is_repeat.eq(reads_repeat),
@@ -189,7 +191,7 @@ class Sequencer(wiring.Component):
                 *([item.command.address.eq(address)] if engine in (Engine.LOAD, Engine.STORE) else []),
                 item.wait.eq(decode.wait),
                 item.post.eq(decode.post),
-                queue.i.valid.eq(dispatching & (decode.engine == engine)),
+                queue.i.valid.eq(dispatching & (engine_of == engine)),
                 queue.halt.eq(halt),
                 ports[engine].halt.eq(halt),
                 queue.done.eq(ports[engine].done),

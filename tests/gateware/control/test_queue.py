@@ -112,7 +112,7 @@ def test_random(seed):
 
 
 def test_depth():
-    """``queue_depth`` commands are held, the one that starts next among them; a start in 3 cycles, and 32 run at most."""
+    """``queue_depth`` commands are held, the one that starts next among them; a start in 3 cycles; 32 run at most."""
     driver = QueueDriver(random.Random(0), depth=3)
 
     async def process(ctx):

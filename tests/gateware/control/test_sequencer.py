@@ -123,6 +123,34 @@ def test_start_after_post():
     assert driver.started[Engine.MATMUL][0][0] - driver.ended[Engine.LOAD][0][0] == 3
 
 
+@pytest.mark.parametrize("delay", range(12))
+def test_two_wait_on_one(delay):
+    """One post starts one of two commands that wait for it, whenever the second one comes; the next post the other."""
+    rng = random.Random(0)
+    waiting = [record(rng, opcode, wait=1 << 4) for opcode in (Opcode.VECTOR, Opcode.MATMUL)]
+    program = [record(rng, Opcode.LOAD, post=1 << 4), *waiting, record(rng, Opcode.LOAD, post=1 << 4)]
+    driver = SequencerDriver(program, rng)
+
+    def starts() -> int:
+        return len(driver.started[Engine.MATMUL]) + len(driver.started[Engine.VECTOR])
+
+    async def process(ctx):
+        driver.move["done"], driver.in_flight = 0, 1
+        await driver.until(ctx, lambda: driver.started[Engine.LOAD])
+        for _ in range(delay):
+            await driver.cycle(ctx)
+        driver.move["done"] = 1
+        await driver.until(ctx, lambda: driver.ended[Engine.LOAD])
+        driver.move["done"] = 0
+        for _ in range(30):
+            await driver.cycle(ctx)
+        assert starts() == 1
+        driver.move["done"] = 1
+        await driver.finish(ctx)
+
+    driver.run(process)
+
+
 def repeat(records: int, count: int, body: int = 0, **fields: int) -> bytes:
     return COMMANDS[Opcode.REPEAT].pack(address=body_address(body), records=records, count=count, **fields)
 
