@@ -44,7 +44,7 @@ class Sequencer(wiring.Component):
     fault_event : Out(1), fault : Out(FaultReport), fault_engine : Out(3)
         The first fault: the event for a cycle, the rest stays until reset.
     resetting : In(1)
-        Start nothing.
+        Start nothing from the next cycle on.
     halt : Out(1)
         Nothing new is begun: there is a fault, or a reset is coming.
     ar, r : streams, mmu : Out(TranslationSignature(config))
@@ -94,18 +94,17 @@ class Sequencer(wiring.Component):
         ports = {engine: getattr(self, engine.name.lower()) for engine in ENGINES}
 
         halt, overrun = self.halt, Signal()
-        waiting_records = Signal(INDEX_BITS)
+        waiting_records, too_many = Signal(INDEX_BITS), Signal()
         m.d.comb += [
-            halt.eq(self.fault.valid | self.resetting),
             waiting_records.eq(self.tail - self.head),
-            fetch.enable.eq(self.enable & ~overrun & ~halt),
+            too_many.eq(waiting_records > (Const(1, INDEX_BITS) << self.ring_log2)),
             fetch.ring_base.eq(self.ring_base),
             fetch.ring_log2.eq(self.ring_log2),
             fetch.tail.eq(self.tail),
             self.head.eq(fetch.head),
         ]
         # A cycle late, as is the fetch when it sees a new tail.
-        m.d.sync += overrun.eq(self.enable & (waiting_records > (Const(1, INDEX_BITS) << self.ring_log2)))
+        m.d.sync += [overrun.eq(self.enable & too_many), fetch.enable.eq(self.enable & ~too_many & ~halt)]
         connect(m, flipped(self.ar), fetch.ar)
         connect(m, flipped(self.r), fetch.r)
         connect(m, flipped(self.mmu), fetch.mmu)
@@ -142,12 +141,13 @@ class Sequencer(wiring.Component):
         # No queue is filled while a fence waits, so what was idle in the cycle before still is; a jump that was ready
         # stays so.
         m.d.sync += may_act.eq((queues_idle | ~reads_fence) & ((fetch.hold & fetch.jump.ready) | ~reads_repeat))
-        dispatching = Signal()
+        # A jump goes to the fetch a cycle after it has been decided on; no record is taken in that cycle.
+        dispatching, jumping = Signal(), Signal()
         with m.FSM() as states:
             with m.State("TAKE"):
-                m.d.comb += fetch.o.ready.eq(~halt)
+                m.d.comb += fetch.o.ready.eq(~halt & ~jumping)
                 m.d.sync += record.eq(fetch.o.payload)
-                with m.If(fetch.o.valid & ~halt):
+                with m.If(fetch.o.valid & fetch.o.ready):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [
@@ -164,7 +164,6 @@ class Sequencer(wiring.Component):
                 m.d.comb += [
                     failed.eq(~good),
                     dispatching.eq(good & ~halt),
-                    fetch.hold.eq(is_repeat),
                     control_requests.eq(good_control & ~control_owns & ~halt),
                 ]
                 with m.If(self.dispatched):
@@ -172,13 +171,15 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             control_acts.eq(control_owns & may_act & ~halt),
             addresses.write.eq(control_acts & is_address),
-            fetch.jump.valid.eq(control_acts & is_repeat),
+            fetch.hold.eq((states.ongoing("DISPATCH") & is_repeat) | jumping),
+            fetch.jump.valid.eq(jumping),
             fetch.jump.payload.address.eq(address),
             fetch.jump.payload.records.eq(decode.records),
             fetch.jump.payload.count.eq(decode.count),
         ]
 
         m.d.sync += [
+            jumping.eq(control_acts & is_repeat),
             control_takes.eq(semaphores.grants[control]),
             control_owns.eq((control_owns & ~control_acts) | semaphores.grants[control]),
         ]
@@ -237,7 +238,7 @@ class Sequencer(wiring.Component):
 
         # ---- Watchdog.
         m.submodules.dog = dog = Watchdog(waiting=len(queues) + 1, running=len(queues))
-        decoding = ~states.ongoing("TAKE")
+        decoding = ~states.ongoing("TAKE") | jumping
         candidates = [(states.ongoing("DISPATCH"), record.index, control)]
         candidates += [(queue.waits, queue.waiting_index, engine) for engine, queue in queues.items()]
         candidates += [(queue.runs, queue.running_index, engine) for engine, queue in queues.items()]
@@ -246,39 +247,41 @@ class Sequencer(wiring.Component):
         moves = [self.r.valid, self.dispatched, fetch.o.valid & fetch.o.ready]
         for queue, port in zip(queues.values(), ports.values()):
             moves.append((queue.cmd.valid & queue.cmd.ready) | port.done | port.progress)
-        moved = Signal()
-        m.d.sync += moved.eq(Cat(moves).any())
+        m.d.sync += [dog.progress.eq(Cat(moves).any()), dog.work.eq(self.enable & ~self.idle & ~halt)]
         m.d.comb += [
             self.idle.eq(fetch.idle & ~decoding & queues_idle),
-            dog.work.eq(self.enable & ~self.idle & ~halt),
-            dog.progress.eq(moved),
             dog.limit.eq(self.watchdog),
             dog.next_index.eq(fetch.index),
         ]
 
         # ---- The first fault; of several in one cycle, the first in this order.
         record_address = Mux(record.error, fetch.error_address, Mux(cause == FaultCause.MISALIGNED, address, 0))
+        # Who has overflown a semaphore is known late in a cycle.
+        overflow, overflow_engine = Signal(), Signal.like(semaphores.overflow_engine, reset_less=True)
+        overflow_index = Signal(INDEX_BITS, reset_less=True)
+        m.d.sync += [
+            overflow.eq(semaphores.overflow),
+            overflow_engine.eq(semaphores.overflow_engine),
+            overflow_index.eq(semaphores.overflow_index),
+        ]
         sources: list[tuple[Value, Value, Value, Value, Value]] = [
             (failed, cause, control, record.index, record_address),
             (overrun, FaultCause.RING_OVERRUN, control, fetch.index, Const(0, 64)),
-            (
-                semaphores.overflow,
-                FaultCause.SEMAPHORE_OVERFLOW,
-                semaphores.overflow_engine,
-                semaphores.overflow_index,
-                Const(0, 64),
-            ),
+            (overflow, FaultCause.SEMAPHORE_OVERFLOW, overflow_engine, overflow_index, Const(0, 64)),
         ]
         for engine, port in ports.items():
             fault = port.fault
             sources.append((fault.valid, fault.cause, engine, fault.index, fault.address))
         sources.append((dog.fault, FaultCause.WATCHDOG, dog.engine, dog.index, Const(0, 64)))
         found = Cat(source[0] for source in sources).any()
-        m.d.sync += self.fault_event.eq(found & ~halt)
+        m.d.sync += [self.fault_event.eq(found & ~halt), halt.eq(found | self.fault.valid | self.resetting)]
         with m.If(found & ~halt):
             m.d.sync += self.fault.valid.eq(1)
+        # Its record follows the sources, 0 without one, until there is a fault: to load that much only then takes too long.
+        with m.If(~halt):
+            targets = (self.fault.cause, self.fault_engine, self.fault.index, self.fault.address)
+            m.d.sync += [target.eq(0) for target in targets]
             for valid, *values in reversed(sources):
-                targets = (self.fault.cause, self.fault_engine, self.fault.index, self.fault.address)
                 with m.If(valid):
                     m.d.sync += [target.eq(value) for target, value in zip(targets, values)]
         return m
