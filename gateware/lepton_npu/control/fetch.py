@@ -118,7 +118,7 @@ class RecordFetch(wiring.Component):
             number.eq(Mux(looping, body_number, self.ring_base[_RECORD_LOG2:] + (asked & mask))),
             ends_round.eq(records_left == 0),
             ends.eq((records_left == 0) & (rounds_left == 0)),
-            pending.eq(asked != self.tail),
+            pending.eq(looping | (asked != self.tail)),
             settled.eq(~issue & ~jump),
         ]
         with m.If(issue):
@@ -144,14 +144,14 @@ class RecordFetch(wiring.Component):
         # ---- Asking.
         ahead = Signal(range(_AHEAD + 1))
         wanted, may_ask, cannot, refused, taken = Signal(), Signal(), Signal(), Signal(), Signal()
-        was_settled = Signal()
+        was_settled, refusal = Signal(), Signal.like(self.error_cause, reset_less=True)
         m.d.sync += was_settled.eq(settled)
         m.submodules.frames = frames = FetchFrames(config)
         connect(m, frames.mmu, flipped(self.mmu))
         in_page = PAGE_BITS - _RECORD_LOG2
         physical = Signal(config.addr_width - _RECORD_LOG2)
         m.d.comb += [
-            wanted.eq(settled & (looping | pending) & (ahead < _AHEAD) & ~stopped & self.enable & ~self.hold),
+            wanted.eq(settled & pending & (ahead < _AHEAD) & ~stopped & self.enable & ~self.hold),
             frames.page.eq(number[in_page:]),
             frames.body.eq(looping),
             frames.wanted.eq(wanted & was_settled & ~waiting),
@@ -160,8 +160,6 @@ class RecordFetch(wiring.Component):
             self.ar.payload.len.eq(beats - 1),
             self.ar.valid.eq(waiting | (may_ask & ~self.mmu.hold)),
             issue.eq(self.ar.valid & self.ar.ready),
-            # Reported when what was asked for before has come.
-            refused.eq(wanted & ~waiting & cannot & ~origins.r_rdy),
             self.jump.ready.eq(~waiting),
             jump.eq(self.jump.valid & self.jump.ready),
         ]
@@ -177,7 +175,12 @@ class RecordFetch(wiring.Component):
                 may_ask.eq(wanted & ~cannot),
                 cannot.eq(number[config.addr_width - _RECORD_LOG2 :].any()),
             ]
-        m.d.sync += waiting.eq(self.ar.valid & ~self.ar.ready)
+        m.d.sync += [
+            waiting.eq(self.ar.valid & ~self.ar.ready),
+            # Reported when what was asked for before has come.
+            refused.eq(wanted & ~waiting & cannot & ~origins.r_rdy & ~refused),
+            refusal.eq(Mux(frames.denied, TRANSLATION_CAUSES | frames.fault, FaultCause.BUS_FETCH)),
+        ]
         asked_for, origin = Signal(origin_layout), origin_layout(origins.r_data)
         m.d.comb += [
             asked_for.number.eq(number),
@@ -210,9 +213,7 @@ class RecordFetch(wiring.Component):
             m.d.sync += [
                 stopped.eq(1),
                 self.error_address.eq(Cat(Const(0, _RECORD_LOG2), Mux(refused, number, origin.number))),
-                self.error_cause.eq(
-                    Mux(refused & frames.denied, TRANSLATION_CAUSES | frames.fault, FaultCause.BUS_FETCH)
-                ),
+                self.error_cause.eq(Mux(refused, refusal, FaultCause.BUS_FETCH)),
             ]
         with m.If(jump):
             # An error of a record that is dropped is one of nobody.

@@ -141,7 +141,8 @@ class Sequencer(wiring.Component):
         # No queue is filled while a fence waits, so what was idle in the cycle before still is; a jump that was ready
         # stays so.
         m.d.sync += may_act.eq((queues_idle | ~reads_fence) & ((fetch.hold & fetch.jump.ready) | ~reads_repeat))
-        # A jump goes to the fetch a cycle after it has been decided on; no record is taken in that cycle.
+        # A jump goes to the fetch, which waits for it from the check on, a cycle after it has been decided on; no
+        # record is taken in that cycle.
         dispatching, jumping = Signal(), Signal()
         with m.FSM() as states:
             with m.State("TAKE"):
@@ -153,6 +154,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += [
                     cause.eq(record_cause),
                     good.eq(record_cause == FaultCause.NONE),
+                    failed.eq(record_cause != FaultCause.NONE),
                     address.eq(addresses.sum),
                     engine_of.eq(decode.engine),
                     good_control.eq((record_cause == FaultCause.NONE) & (decode.engine == control)),
@@ -162,7 +164,6 @@ class Sequencer(wiring.Component):
                 m.next = "DISPATCH"
             with m.State("DISPATCH"):
                 m.d.comb += [
-                    failed.eq(~good),
                     dispatching.eq(good & ~halt),
                     control_requests.eq(good_control & ~control_owns & ~halt),
                 ]
@@ -171,13 +172,15 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             control_acts.eq(control_owns & may_act & ~halt),
             addresses.write.eq(control_acts & is_address),
-            fetch.hold.eq((states.ongoing("DISPATCH") & is_repeat) | jumping),
+            fetch.hold.eq(is_repeat),
             fetch.jump.valid.eq(jumping),
             fetch.jump.payload.address.eq(address),
             fetch.jump.payload.records.eq(decode.records),
             fetch.jump.payload.count.eq(decode.count),
         ]
 
+        with m.If(jumping):
+            m.d.sync += is_repeat.eq(0)
         m.d.sync += [
             jumping.eq(control_acts & is_repeat),
             control_takes.eq(semaphores.grants[control]),
@@ -277,7 +280,7 @@ class Sequencer(wiring.Component):
         m.d.sync += [self.fault_event.eq(found & ~halt), halt.eq(found | self.fault.valid | self.resetting)]
         with m.If(found & ~halt):
             m.d.sync += self.fault.valid.eq(1)
-        # Its record follows the sources, 0 without one, until there is a fault: to load that much only then takes too long.
+        # Its record follows the sources, 0 without one, until there is a fault: to load all only then takes too long.
         with m.If(~halt):
             targets = (self.fault.cause, self.fault_engine, self.fault.index, self.fault.address)
             m.d.sync += [target.eq(0) for target in targets]
