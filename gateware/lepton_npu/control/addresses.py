@@ -22,7 +22,8 @@ class AddressRegisters(wiring.Component):
     offset : In(64), sum : Out(64)
         ``offset`` plus the register, modulo 2^64.
     write : In(1), add : In(1)
-        The register becomes the sum, or without ``add`` the offset, from the next cycle on. Not for number 0.
+        The register becomes the sum, or without ``add`` the offset, from the next cycle on; number and offset are those
+        of the cycle before. Not for number 0.
     """
 
     def __init__(self):
@@ -42,15 +43,16 @@ class AddressRegisters(wiring.Component):
         m.submodules.memory = memory = Memory(shape=ADDRESS_BITS, depth=ADDRESS_REGISTERS + 1, init=[])
         read, write = memory.read_port(domain="comb"), memory.write_port()
         written = Signal(ADDRESS_REGISTERS + 1)
-        known = Signal()
+        known, late_sum = Signal(), Signal(ADDRESS_BITS, reset_less=True)
         m.d.comb += [
             read.addr.eq(self.number),
             known.eq(written.bit_select(self.number, 1)),
             self.sum.eq(self.offset + (read.data & known.replicate(ADDRESS_BITS))),
             write.addr.eq(self.number),
-            write.data.eq(Mux(self.add, self.sum, self.offset)),
+            write.data.eq(Mux(self.add, late_sum, self.offset)),
             write.en.eq(self.write),
         ]
+        m.d.sync += late_sum.eq(self.sum)
         with m.If(self.write):
             m.d.sync += written.bit_select(self.number, 1).eq(1)
         return m

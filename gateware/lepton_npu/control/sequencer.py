@@ -1,6 +1,6 @@
 """The sequencer: records to queues, queues to engines, and the first fault."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -259,18 +259,24 @@ class Sequencer(wiring.Component):
 
         # ---- The first fault; of several in one cycle, the first in this order.
         record_address = Mux(record.error, fetch.error_address, Mux(cause == FaultCause.MISALIGNED, address, 0))
-        # Who has overflown a semaphore is known late in a cycle.
-        overflow, overflow_engine = Signal(), Signal.like(semaphores.overflow_engine, reset_less=True)
-        overflow_index = Signal(INDEX_BITS, reset_less=True)
+        # Which engine's post has overflown a semaphore is known late in a cycle; its index is chosen in the next one.
+        indices = [semaphores.posts[engine].index for engine in Engine]
+        for stage in range(2):  # as far as the engine is behind the post
+            late = [Signal(INDEX_BITS, name=f"post{n}_index{stage}", reset_less=True) for n in range(len(indices))]
+            m.d.sync += [register.eq(index) for register, index in zip(late, indices)]
+            indices = late
+        overflow, blamed = Signal(2), Signal.like(semaphores.overflow_engine, reset_less=True)
+        overflow_engine, overflow_index = Signal.like(blamed, reset_less=True), Signal(INDEX_BITS, reset_less=True)
         m.d.sync += [
-            overflow.eq(semaphores.overflow),
-            overflow_engine.eq(semaphores.overflow_engine),
-            overflow_index.eq(semaphores.overflow_index),
+            overflow.eq(Cat(semaphores.overflow, overflow)),
+            blamed.eq(semaphores.overflow_engine),
+            overflow_engine.eq(blamed),
+            overflow_index.eq(Array(indices)[blamed]),
         ]
         sources: list[tuple[Value, Value, Value, Value, Value]] = [
             (failed, cause, control, record.index, record_address),
             (overrun, FaultCause.RING_OVERRUN, control, fetch.index, Const(0, 64)),
-            (overflow, FaultCause.SEMAPHORE_OVERFLOW, overflow_engine, overflow_index, Const(0, 64)),
+            (overflow[1], FaultCause.SEMAPHORE_OVERFLOW, overflow_engine, overflow_index, Const(0, 64)),
         ]
         for engine, port in ports.items():
             fault = port.fault

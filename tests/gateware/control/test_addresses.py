@@ -25,6 +25,9 @@ def test_random(seed):
             ctx.set(dut.number, n)
             ctx.set(dut.offset, offset)
             ctx.set(dut.add, add)
+            ctx.set(dut.write, 0)
+            assert ctx.get(dut.sum) == (registers[n] + offset) % MODULUS
+            await ctx.tick()
             ctx.set(dut.write, write)
             assert ctx.get(dut.sum) == (registers[n] + offset) % MODULUS
             if write:
