@@ -57,6 +57,7 @@ class DmaBursts(wiring.Component):
         access = Access.READ if self._opcode == Opcode.LOAD else Access.WRITE
         m.submodules.pages = pages = PageSequence()
         m.submodules.frames = frames = FramesAhead(self._config, access)
+        self.frames, self.walk = frames, walk  # for proofs to look at
         layout = command_layout(self._opcode)
         m.submodules.waiting = waiting = SyncFIFO(width=layout.size, depth=WAITING)
         connect(m, walk.burst, flipped(self.burst))

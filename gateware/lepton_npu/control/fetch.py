@@ -238,4 +238,7 @@ class RecordFetch(wiring.Component):
             self.head.eq(self.head + (taken & ~oldest.body)),
             ahead.eq(Mux(jump, 0, ahead + issue - taken)),
         ]
+        # For proofs to look at.
+        self.queue, self.origins, self.ahead, self.dropped = queue, origins, ahead, dropped
+        self.stopped, self.waiting = stopped, waiting
         return m

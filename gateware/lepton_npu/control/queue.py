@@ -130,4 +130,6 @@ class CommandQueue(wiring.Component):
             self.runs.eq(running.r_rdy),
             self.running_index.eq(ended.index),
         ]
+        # For proofs to look at.
+        self.queue, self.running, self.oldest, self.oldest_valid = queue, running, oldest, oldest_valid
         return m

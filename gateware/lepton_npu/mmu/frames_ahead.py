@@ -106,4 +106,8 @@ class FramesAhead(wiring.Component):
                 open_.eq(open_ + asks - keeps),
                 stale.eq(Mux(stale != 0, stale - arrives, 0)),
             ]
+        # For proofs to look at.
+        self.pages, self.frames = pages, frames
+        self.held, self.usable, self.open_, self.stale = held, usable, open_, stale
+        self.oldest, self.answered, self.asked, self.came = oldest, answered, asked, came
         return m
