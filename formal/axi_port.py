@@ -1,7 +1,7 @@
 """The AXI4 master port: the rules of the bus at its signals, whoever is behind it and whatever legal memory before it.
 
-What is assumed of the units behind the port is what is proven of them (`formal.dma`): legal bursts that are offered
-until they are taken, as many in flight as each may have. The memory may answer in any order that IDs allow, interleave
+What is assumed of the units behind the port is what is proven of them (`formal.dma`, `formal.readers`): legal
+bursts, as many in flight as each may have. The memory may answer in any order that IDs allow, interleave
 beats, and stall everywhere.
 """
 
@@ -14,12 +14,16 @@ from .dma import CONFIG
 from .engine import Proof
 from .harness import Harness
 from .planted import Bug
+from .readers import FETCH_BEATS, FETCH_MOST
 from .streams import stable
 
 __all__ = ["PROOFS"]
 
-_MOST = {LOAD_ID: CONFIG.outstanding, FETCH_ID: 4, WALK_ID: 1}
+_MOST = {LOAD_ID: CONFIG.outstanding, FETCH_ID: FETCH_MOST, WALK_ID: 1}
 """Reads that each unit has in flight at most."""
+
+_BEATS = {LOAD_ID: CONFIG.max_burst, FETCH_ID: FETCH_BEATS, WALK_ID: 1}
+"""Beats of a burst of each unit at most."""
 
 
 def _reads(h: Harness) -> None:
@@ -34,7 +38,8 @@ def _reads(h: Harness) -> None:
     unfinished: Value = port.arvalid
     total: Value = Const(0)
     for number, (name, ar, r) in units.items():
-        address_rules(h, h.assume, CONFIG, name, ar.valid, ar.ready, ar.payload.addr, ar.payload.len)
+        offer = (ar.valid, ar.ready, ar.payload.addr, ar.payload.len)
+        address_rules(h, h.assume, CONFIG, name, *offer, most=_BEATS[number], rests=False)
         mine, offered = port.rvalid & (port.rid == number), port.arvalid & (port.arid == number)
         bursts = read_data(
             h, f"r_{name}", asked & (port.arid == number), port.arlen, _MOST[number], mine, port.rready, port.rlast
@@ -55,7 +60,8 @@ def _reads(h: Harness) -> None:
         stable(h, port.rvalid, port.rready, port.rid, port.rdata, port.rresp, port.rlast),
     )
     constant = (port.arsize, port.arburst, port.arcache, port.arprot)
-    address_rules(h, h.prove, CONFIG, "AR", port.arvalid, port.arready, port.araddr, port.arlen, port.arid, *constant)
+    offer = (port.arvalid, port.arready, port.araddr, port.arlen, port.arid, *constant)
+    address_rules(h, h.prove, CONFIG, "AR", *offer, most=max(_BEATS.values()))
     h.prove("AR: bursts of type INCR, of whole beats", (port.arburst == 1) & (1 << port.arsize == CONFIG.bus_bytes))
     h.prove("AR: the ID is that of a unit that reads", ~port.arvalid | (port.arid != STORE_ID))
     h.prove("quiet is told only when nothing is read", ~dut.quiet | ~unfinished)

@@ -56,16 +56,29 @@ class WriteBursts:
 
 
 def address_rules(
-    h: Harness, claim: Claim, config: NpuConfig, name: str, valid, ready, addr, length, *rest, unless=None
+    h: Harness,
+    claim: Claim,
+    config: NpuConfig,
+    name: str,
+    valid,
+    ready,
+    addr,
+    length,
+    *rest,
+    most=None,
+    unless=None,
+    rests=True,
 ) -> None:
     """Of an address channel: offers stay as they are; a burst has a legal length, is aligned, and is within 4 KiB.
 
-    ``unless`` as of `stable`.
+    ``most`` is the number of beats of a burst (default: ``max_burst``), ``unless`` as of `stable`. If not ``rests``,
+    nothing is said of offers.
     """
-    claim(
-        f"{name}: offered until taken, unchanged (A3.2.1)", stable(h, valid, ready, addr, length, *rest, unless=unless)
-    )
-    claim(f"{name}: at most max_burst beats (A3.4.1)", ~valid | (length < config.max_burst))
+    most = config.max_burst if most is None else most
+    if rests:
+        unchanged = stable(h, valid, ready, addr, length, *rest, unless=unless)
+        claim(f"{name}: offered until taken, unchanged (A3.2.1)", unchanged)
+    claim(f"{name}: at most {most} beats (A3.4.1)", ~valid | (length < most))
     claim(f"{name}: whole beats", ~valid | ~addr[: (config.bus_bytes - 1).bit_length()].any())
     beats = addr[(config.bus_bytes - 1).bit_length() : 12] + length
     claim(f"{name}: within 4 KiB (A3.4.1)", ~valid | (beats < _PAGE // config.bus_bytes))
@@ -77,7 +90,7 @@ def read_data(h: Harness, name: str, asks, length, most: int, valid, ready, last
     Assumes beats of the memory only for what was asked, RLAST with the last beat of a burst, and no offer taken back.
     """
     bursts = Lengths(h, name, most, asks, length, valid & ready & last)
-    beat = Signal(8, name=f"{name}_beat")
+    beat = bursts.beat = Signal(8, name=f"{name}_beat")
     h.m.d.sync += beat.eq(Mux(valid & ready, Mux(last, 0, beat + 1), beat))
     h.assume(f"{name}: beats only of what was asked for", ~valid | (bursts.level != 0))
     h.assume(f"{name}: RLAST is where it belongs", ~valid | (last == (beat == bursts.oldest)))

@@ -240,5 +240,5 @@ class RecordFetch(wiring.Component):
         ]
         # For proofs to look at.
         self.queue, self.origins, self.ahead, self.dropped = queue, origins, ahead, dropped
-        self.stopped, self.waiting = stopped, waiting
+        self.waiting, self.refused = waiting, refused
         return m
