@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from . import axi_lite, axi_port, dma, fifo, isolation, mmu_answers, semaphores, tlb
+from . import axi_lite, axi_port, dma, fifo, isolation, mmu_answers, readers, semaphores, tlb
 from .engine import Outcome, Proof, prepare, prove, reach, refute
 from .replay import replay
 
@@ -18,6 +18,7 @@ PROOFS: dict[str, Proof] = {
         axi_port,
         axi_lite,
         dma,
+        readers,
         fifo,
         semaphores,
         tlb,
