@@ -55,8 +55,8 @@ def _decisions(h: Harness) -> None:
     requests += [(f"held {n}", request, dut.waits[n]) for n, request in enumerate(dut.held)]
     for name, request, valid in requests:
         one_root = (request.asid != table.asid) | (request.root == table.root)
-        h.prove(f"root of the request {name}", ~valid | one_root)
-        h.prove(f"access of the request {name}", ~valid | (request.access <= max(Access)))
+        h.prove(f"inside: root of the request {name}", ~valid | one_root)
+        h.prove(f"inside: access of the request {name}", ~valid | (request.access <= max(Access)))
 
     # ---- Entries of the TLB.
     def leaf_fits(leaf):
@@ -85,13 +85,13 @@ def _decisions(h: Harness) -> None:
     for i, entry in enumerate(tlb.entries):
         h.m.d.comb += hits[i].eq(tlb.valid[i] & relevant(entry))
         own = (entry.asid == table.asid) & ~entry.leaf.is_global
-        h.prove(f"entry {i} was read", ~tlb.valid[i] | leaf_read(entry.page, entry.leaf, own))
-    h.prove("at most one entry maps the page", ~(hits & (hits - 1)[: len(hits)]).any())
+        h.prove(f"inside: entry {i} was read", ~tlb.valid[i] | leaf_read(entry.page, entry.leaf, own))
+    h.prove("inside: at most one entry maps the page", ~(hits & (hits - 1)[: len(hits)]).any())
     second = Signal()
     h.m.d.sync += second.eq(tlb.fill.valid & ~tlb.fill.ready)
     h.m.d.comb += filled.eq(second & relevant(fill))
-    h.prove("no entry does while a refill of it is under way", ~filled | ~hits.any())
-    h.prove("a refill goes on", ~second | tlb.fill.valid)
+    h.prove("inside: no entry does while a refill of it is under way", ~filled | ~hits.any())
+    h.prove("inside: a refill goes on", ~second | tlb.fill.valid)
 
     # ---- The walk: where it is in the chain of reads.
     state = walker.states
@@ -106,16 +106,18 @@ def _decisions(h: Harness) -> None:
         return step["valid"] & (step["own"] | ~is_own) & (step["shared"] | ~is_shared)
 
     at_root = (state["BEGIN"] | state["READ"]) & (level_now == LEVELS - 1)
-    h.prove("a walk begins at its root", ~at_root | (walker.table == walk.root))
-    h.prove("and with nothing shared", ~(at_root | state["WAIT"] & (level_now == LEVELS - 1)) | ~walker.is_global)
+    h.prove("inside: a walk begins at its root", ~at_root | (walker.table == walk.root))
+    h.prove(
+        "inside: and with nothing shared", ~(at_root | state["WAIT"] & (level_now == LEVELS - 1)) | ~walker.is_global
+    )
     reads = fresh & state["READ"]
     h.prove(
-        "the table of level 1 was read",
+        "inside: the table of level 1 was read",
         ~(reads & (level_now == 1) & same[2] & ~walker.table[FRAME:].any())
         | agrees(table.middle, own, walker.is_global) & (table.middle["table"] == walker.table),
     )
     h.prove(
-        "the table of level 0 was read",
+        "inside: the table of level 0 was read",
         ~(reads & (level_now == 0) & same[1] & ~walker.table[FRAME:].any())
         | Cat(
             is_kind & agrees(step, own, walker.is_global) & (step["table"] == walker.table)
@@ -126,47 +128,47 @@ def _decisions(h: Harness) -> None:
     shared = walker.is_global | pte.g
     for level in range(LEVELS):
         h.prove(
-            f"the read of level {level} is one of the chain",
+            f"inside: the read of level {level} is one of the chain",
             ~(fresh & state["WAIT"] & (level_now == level) & same[level])
             | agrees(table.reading[level], own, walker.is_global),
         )
         h.prove(
-            f"a chain is read at level {level} only in a walk of such a page",
+            f"inside: a chain is read at level {level} only in a walk of such a page",
             ~table.reading[level]["valid"] | state["WAIT"] & (level_now == level) & same[level],
         )
         h.prove(
-            f"the leaf of level {level} was read",
+            f"inside: the leaf of level {level} was read",
             ~(read[level] & maps(pte, level, table.page, table.frame, table.write))
             | (table.own[level] | table.shared[level] | ~own) & (table.shared[level] | ~shared),
         )
     h.prove(
-        "the pointer of level 2 was read",
+        "inside: the pointer of level 2 was read",
         ~(read[2] & is_pointer(pte, 2)) | agrees(table.middle, own, shared) & (table.middle["table"] == pte.ppn),
     )
     for access, step in zip(Access, table.tables):
         new = read[1] & is_pointer(pte, 1) & (walk.access == access)
         h.prove(
-            f"the pointer of level 1 was read for a {access.name}",
+            f"inside: the pointer of level 1 was read for a {access.name}",
             ~new | agrees(step, own, shared) & (step["table"] == pte.ppn),
         )
         kept = walker.kept[access]
         h.prove(
-            f"the pointer that is kept for a {access.name} was read",
+            f"inside: the pointer that is kept for a {access.name} was read",
             ~(walker.kept_valid[access] & (kept.high == table.page[VPN_BITS:]) & ~new)
             | agrees(step, kept.asid == table.asid, kept.is_global) & (step["table"] == kept.table),
         )
-    h.prove("an invalidation leaves no pointer", fresh | ~walker.kept_valid.any())
-    h.prove("a walk begins at the highest level", ~state["BEGIN"] | (level_now == LEVELS - 1))
+    h.prove("inside: an invalidation leaves no pointer", fresh | ~walker.kept_valid.any())
+    h.prove("inside: a walk begins at the highest level", ~state["BEGIN"] | (level_now == LEVELS - 1))
     walks = state["READ"] | state["WAIT"] | state["CHECK"]
-    h.prove("there is such a level", ~walks | (level_now < LEVELS))
+    h.prove("inside: there is such a level", ~walks | (level_now < LEVELS))
     good = state["DONE"] & fresh & (end.answer.fault == 0)
-    h.prove("the leaf of a walk was read", ~good | leaf_read(walk.page[:_VPN], end.leaf, own))
+    h.prove("inside: the leaf of a walk was read", ~good | leaf_read(walk.page[:_VPN], end.leaf, own))
     answer = Cat(frame_for(end.leaf.frame, walk.page, level) == end.answer.frame for level in range(LEVELS))
     right = end.leaf.giga & answer[2] | end.leaf.mega & ~end.leaf.giga & answer[1] | ~end.leaf.mega & answer[0]
-    h.prove("its answer is of the leaf", ~good | right)
-    h.prove("a write has its permission", ~good | (walk.access != Access.WRITE) | end.leaf.writable)
-    h.prove("of a canonical address", ~good | is_canonical(walk.page))
-    h.prove("which it was from the first read", ~walks | is_canonical(walk.page))
+    h.prove("inside: its answer is of the leaf", ~good | right)
+    h.prove("inside: a write has its permission", ~good | (walk.access != Access.WRITE) | end.leaf.writable)
+    h.prove("inside: of a canonical address", ~good | is_canonical(walk.page))
+    h.prove("inside: which it was from the first read", ~walks | is_canonical(walk.page))
 
 
 _TLB, _WALKER, _MMU = "mmu.tlb", "mmu.walker", "mmu.mmu"

@@ -44,7 +44,7 @@ def _semaphores(h: Harness) -> None:
     for place in range(1, SEMAPHORES):
         own = Mux(number == place, dut.counts[place], own)
     h.prove("the unit has this count", over | (own == count))
-    h.prove("and knows whether it is 0", over | (dut.present.bit_select(number, 1) == (count != 0)))
+    h.prove("inside: and knows whether it is 0", over | (dut.present.bit_select(number, 1) == (count != 0)))
     h.cover("it is taken", sum(taken) == 1)
     h.cover("two", count == 2)
 

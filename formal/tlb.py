@@ -91,10 +91,13 @@ def _tlb(h: Harness) -> None:
             & _same(entry.page, page, entry.leaf.mega, entry.leaf.giga)
             & ((entry.asid == asid) | entry.leaf.is_global)
         )
-        h.prove(f"entry {i} is the leaf if it maps the page", ~hits[i] | mapped & (entry.as_value() == kept.as_value()))
+        h.prove(
+            f"inside: entry {i} is the leaf if it maps the page",
+            ~hits[i] | mapped & (entry.as_value() == kept.as_value()),
+        )
     h.prove("at most one entry maps the page", ~(hits & (hits - 1)[: len(hits)]).any())
     in_second = _same(fill.page, page, fill.leaf.mega, fill.leaf.giga) & ((fill.asid == asid) | fill.leaf.is_global)
-    h.prove("none does while a refill of it is under way", ~(dut.fill.valid & second & in_second) | ~hits.any())
+    h.prove("inside: none does while a refill of it is under way", ~(dut.fill.valid & second & in_second) | ~hits.any())
     h.cover("a hit of a page of 2 MiB", asked & dut.hit & leaf.mega & ~leaf.giga)
     h.cover("a hit of a page of 4 KiB, of the second entry", asked & hits[1] & dut.hit & ~leaf.mega)
 
