@@ -56,7 +56,7 @@ class DmaBursts(wiring.Component):
         m.submodules.walk = walk = self._walk
         access = Access.READ if self._opcode == Opcode.LOAD else Access.WRITE
         m.submodules.pages = pages = PageSequence()
-        m.submodules.frames = frames = FramesAhead(self._config, access)
+        m.submodules.ahead = frames = FramesAhead(self._config, access)
         self.frames, self.walk = frames, walk  # for proofs to look at
         layout = command_layout(self._opcode)
         m.submodules.waiting = waiting = SyncFIFO(width=layout.size, depth=WAITING)
