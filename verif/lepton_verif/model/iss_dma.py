@@ -7,7 +7,7 @@ transferred, nothing of the bad one is.
 A plan is made without the command's address, which may come from an address register: it is given at execution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from lepton_npu.spec.commands import FaultCause
@@ -59,14 +59,15 @@ class _Transfer:
             if not valid.all():
                 return row, EngineFaultError(FaultCause.LOCAL_RANGE, int(self.local[row][~valid][0]))
             try:
-                places = self.places(state, address)
+                for offset, place, length in self.places(state, address):
+                    if not state.holds(place, length):
+                        cause = FaultCause.BUS_WRITE if self.store else FaultCause.BUS_READ
+                        return row, EngineFaultError(cause, address + offset)
             except EngineFaultError as fault:
                 return row, fault
-            if not all(state.holds(place, length) for _, place, length in places):
-                return row, EngineFaultError(FaultCause.BUS_WRITE if self.store else FaultCause.BUS_READ, address)
         return self.rows, None
 
-    def places(self, state: CoreState, address: int) -> list[tuple[int, int, int]]:
+    def places(self, state: CoreState, address: int) -> Iterable[tuple[int, int, int]]:
         """Of a row at byte ``address``: offset, place in memory, and bytes of each piece."""
         if state.space is None:
             return [(0, address, self.bytes)]

@@ -1,5 +1,7 @@
 """The address space that the simulated core's commands and ring are in."""
 
+from collections.abc import Iterator
+
 from lepton_npu.spec.commands import FaultCause
 from lepton_npu.spec.translation import PAGE_BYTES, Access, TranslationFault
 
@@ -59,7 +61,7 @@ class AddressSpace:
             frame = self._frames[key] = found.physical // PAGE_BYTES
         return frame * PAGE_BYTES + address % PAGE_BYTES
 
-    def pieces(self, address: int, length: int, access: Access) -> list[tuple[int, int, int]]:
+    def pieces(self, address: int, length: int, access: Access) -> Iterator[tuple[int, int, int]]:
         """Bytes from ``address`` on, page by page: offset, place in memory, bytes.
 
         Raises
@@ -67,19 +69,18 @@ class AddressSpace:
         EngineFaultError
             With the cause, and the first byte that has no place.
         """
-        result, offset = [], 0
+        offset = 0
         while offset < length:
             here = min(length - offset, PAGE_BYTES - (address + offset) % PAGE_BYTES)
-            result.append((offset, self.physical(address + offset, access), here))
+            yield offset, self.physical(address + offset, access), here
             offset += here
-        return result
 
     def straight(self, low: int, high: int, access: Access) -> int | None:
         """Place in memory of byte ``low``, if all bytes to ``high`` follow it there; None if not, or for very many."""
         if high - low > _STRAIGHT:
             return None
         try:
-            pieces = self.pieces(low, high - low, access)
+            pieces = list(self.pieces(low, high - low, access))
         except EngineFaultError:
             return None
         first = pieces[0][1]
