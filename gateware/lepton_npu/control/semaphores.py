@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Engine
 
-from .engine import INDEX_BITS
 from .queue import post_layout
 
 __all__ = ["SemaphoreFile"]
@@ -26,7 +25,8 @@ class SemaphoreFile(wiring.Component):
         Asks for ``masks[engine]``; may have them; takes them in this cycle (only if granted).
     masks : In(array of 16 bits by engine)
     posts : In(array of post_layout by engine)
-    overflow : Out(1), overflow_engine : Out(3), overflow_index : Out(32)
+    overflow : Out(1), overflow_engine : Out(3)
+        A cycle after the post: whose it was. Its index is the user's to keep.
     """
 
     def __init__(self):
@@ -43,7 +43,6 @@ class SemaphoreFile(wiring.Component):
                 "posts": In(data.ArrayLayout(post_layout(), count)),
                 "overflow": Out(1),
                 "overflow_engine": Out(max(Engine).bit_length()),
-                "overflow_index": Out(INDEX_BITS),
             }
         )
 
@@ -76,10 +75,10 @@ class SemaphoreFile(wiring.Component):
                 over[number].eq(Mux(taken, less > SEMAPHORE_MAX, kept > SEMAPHORE_MAX)),
             ]
 
-        late = Signal.like(self.posts, name="posts_late")
-        m.d.sync += late.eq(self.posts)
         m.d.comb += self.overflow.eq(over.any())
         for engine in reversed(Engine):
-            with m.If(late[engine].valid & (late[engine].mask & over).any()):
-                m.d.comb += [self.overflow_engine.eq(engine), self.overflow_index.eq(late[engine].index)]
+            late = Signal(SEMAPHORES, name=f"late_{engine.name.lower()}")
+            m.d.sync += late.eq(Mux(self.posts[engine].valid, self.posts[engine].mask, 0))
+            with m.If((late & over).any()):
+                m.d.comb += self.overflow_engine.eq(engine)
         return m

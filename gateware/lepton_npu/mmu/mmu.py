@@ -120,8 +120,11 @@ class Mmu(wiring.Component):
         with m.If(walker.i.valid & walker.i.ready):
             m.d.sync += [walking.eq(next_number), waits.eq(waits & ~next_walk)]
         for number in range(count):
+            # Nothing is asked while a walk is due, so what is kept needs not wait for the end of the comparison.
+            with m.If(asks & (owner == number)):
+                m.d.sync += held[number].eq(request)
             with m.If(missed & (owner == number)):
-                m.d.sync += [walks[number].eq(1), waits[number].eq(1), held[number].eq(request)]
+                m.d.sync += [walks[number].eq(1), waits[number].eq(1)]
 
         # ---- The end of a walk: the TLB takes the leaf, if there is one, and the requester the answer.
         end, ended = walker.o.payload, Signal()

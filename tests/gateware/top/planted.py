@@ -81,7 +81,7 @@ class Impatient(SemaphoreFile):
         m.submodules.inner = inner = SemaphoreFile()
         for name in ("requests", "masks", "posts", "takes"):
             m.d.comb += getattr(inner, name).eq(getattr(self, name))
-        for name in ("overflow", "overflow_engine", "overflow_index"):
+        for name in ("overflow", "overflow_engine"):
             m.d.comb += getattr(self, name).eq(getattr(inner, name))
         m.d.comb += self.grants.eq(inner.grants | (self.requests & (1 << Engine.MATMUL)))
         return m
