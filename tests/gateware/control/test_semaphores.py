@@ -14,7 +14,7 @@ class SemaphoreDriver:
     def __init__(self, rng: random.Random):
         self.dut, self.rng = SemaphoreFile(), rng
         self.counts = [0] * SEMAPHORES
-        self.blamed: tuple[Engine, int] | None = None  # for an overflow in the cycle before
+        self.blamed: Engine | None = None  # for an overflow in the cycle before
         self.seen = Counter()
 
     async def cycle(self, ctx, requests: dict[Engine, int], posts: dict[Engine, int], take: float = 1.0) -> set[Engine]:
