@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from . import axi_lite, axi_port, dma, fifo, frames, isolation, mmu_answers, readers, semaphores, tlb
+from . import axi_lite, axi_port, command_queue, dma, fifo, frames, isolation, mmu_answers, readers, semaphores, tlb
 from .engine import Outcome, Proof, prepare, prove, reach, refute
 from .replay import replay
 
@@ -20,6 +20,7 @@ PROOFS: dict[str, Proof] = {
         dma,
         readers,
         fifo,
+        command_queue,
         semaphores,
         tlb,
         isolation,

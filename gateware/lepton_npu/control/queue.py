@@ -131,5 +131,6 @@ class CommandQueue(wiring.Component):
             self.running_index.eq(ended.index),
         ]
         # For proofs to look at.
-        self.queue, self.running, self.oldest, self.oldest_valid = queue, running, oldest, oldest_valid
+        self.queue, self.running = queue, running
+        self.oldest, self.oldest_valid, self.owns = oldest, oldest_valid, owns
         return m
