@@ -1,5 +1,6 @@
 """Cycles of training and inference of the headline network, whole programs on the core, by its own counters."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,7 @@ def _difference(session: Session, few: int, many: int, run) -> StepCycles:
     return StepCycles(each["CYCLES"], busy)
 
 
+@functools.cache
 def training_step_cycles(
     config: NpuConfig, batch: int, optimizer: Optimizer, page_bytes: int | None = None
 ) -> StepCycles:

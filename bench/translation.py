@@ -32,10 +32,9 @@ class DmaRates:
 
 def dma_rates(config: NpuConfig, page_bytes: int | None, size: int = 64 * _KIB) -> DmaRates:
     """One LOAD and one STORE of ``size`` bytes, behind a memory of 30 cycles' latency that never stalls; cold TLB."""
-    rows = size // config.row_bytes
     program = Program(config)
     source, target = _BASE + size, _BASE + 2 * size
-    shape = {"rows": 1, "words": config.row_bytes * rows // 4, "stride": 0, "local": 0, "local_stride": 0}
+    shape = {"rows": 1, "words": size // 4, "stride": 0, "local": 0, "local_stride": 0}
     if shape["words"] >= 1 << 16:
         raise ValueError(f"size must be below {1 << 18} bytes, not {size}")
     program.load(address=source, **shape)
