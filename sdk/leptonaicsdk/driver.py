@@ -9,7 +9,7 @@ from lepton_npu.spec.translation import ASID_BITS, PPN_BITS, Invalidate
 from .errors import LeptonError
 from .registers import REGISTERS
 
-__all__ = ["COUNTERS", "CoreFaultError", "Driver", "Fault", "RegisterBus"]
+__all__ = ["COUNTERS", "CoreFaultError", "Driver", "Fault", "RegisterBus", "satp"]
 
 ENABLE, RESET, CLEAR_COUNTERS = 1 << 0, 1 << 1, 1 << 2
 IRQ_DONE, IRQ_FAULT = 1 << 0, 1 << 1
@@ -55,6 +55,25 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.cause.name} in {self.engine.name}, command {self.index}, address 0x{self.address:x}"
+
+
+def satp(root: int | None, asid: int = 0) -> dict[str, int]:
+    """What the SATP registers are for a table with root page ``root``, by their names; None: for no translation.
+
+    Raises
+    ------
+    ValueError
+        For numbers that the core does not have.
+    """
+    if not 0 <= asid < 1 << ASID_BITS:
+        raise ValueError(f"asid must be from 0 to {(1 << ASID_BITS) - 1}, not {asid}")
+    if root is None:
+        return {"SATP_LO": 0, "SATP_HI": 0}
+    if not 0 <= root < 1 << PPN_BITS:
+        raise ValueError(f"root must be a physical page number from 0 to 2^{PPN_BITS} - 1, not {root:#x}")
+    fields = {field.name: field.lsb for field in REGISTERS["SATP_HI"].fields}
+    high = 1 << fields["MODE"] | asid << fields["ASID"] | root >> 32 << fields["PPN"]
+    return {"SATP_LO": root & 0xFFFFFFFF, "SATP_HI": high}
 
 
 class CoreFaultError(LeptonError, RuntimeError):
@@ -108,16 +127,8 @@ class Driver:
         ValueError
             For numbers that the core does not have.
         """
-        if not 0 <= asid < 1 << ASID_BITS:
-            raise ValueError(f"asid must be from 0 to {(1 << ASID_BITS) - 1}, not {asid}")
-        if root is None:
-            self.write("SATP_HI", 0)
-            return
-        if not 0 <= root < 1 << PPN_BITS:
-            raise ValueError(f"root must be a physical page number from 0 to 2^{PPN_BITS} - 1, not {root:#x}")
-        fields = {field.name: field.lsb for field in REGISTERS["SATP_HI"].fields}
-        self.write("SATP_LO", root & 0xFFFFFFFF)
-        self.write("SATP_HI", 1 << fields["MODE"] | asid << fields["ASID"] | root >> 32 << fields["PPN"])
+        for name, value in satp(root, asid).items():
+            self.write(name, value)
 
     def invalidate(self, kind: Invalidate = Invalidate.ALL, *, asid: int = 0, address: int = 0, attempts: int = 1000):
         """Make the core forget translations; when this returns, no access by them is in flight, and none follows.
@@ -131,10 +142,7 @@ class Driver:
         self.write("INVALIDATE_LO", address & 0xFFFFFFFF)
         self.write("INVALIDATE_HI", address >> 32 & 0xFFFFFFFF)
         self.write("INVALIDATE", 1 << fields["START"] | kind << fields["KIND"] | asid << fields["ASID"])
-        for _ in range(attempts):
-            if not self.read("STATUS") & STATUS_INVALIDATING:
-                return
-        raise TimeoutError(f"the invalidation was not over after {attempts} reads of STATUS: the bus does not answer")
+        self._until_over(STATUS_INVALIDATING, "the invalidation was not over", attempts)
 
     def doorbell(self, tail: int):
         """Announce that the ring holds records up to count ``tail``."""
@@ -173,10 +181,13 @@ class Driver:
             If the core is still resetting after ``attempts`` looks.
         """
         self.write("CTRL", RESET)
+        self._until_over(STATUS_RESETTING, "the core was still resetting", attempts)
+
+    def _until_over(self, bit: int, what: str, attempts: int):
         for _ in range(attempts):
-            if not self.read("STATUS") & STATUS_RESETTING:
+            if not self.read("STATUS") & bit:
                 return
-        raise TimeoutError(f"the core was still resetting after {attempts} reads of STATUS: the bus does not answer")
+        raise TimeoutError(f"{what} after {attempts} reads of STATUS: the bus does not answer")
 
     def counters(self) -> dict[str, int]:
         """All counters by name."""

@@ -16,6 +16,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster
 from cocotbext.axi.axi_slave import AxiSlaveRead, AxiSlaveWrite
+from leptonaicsdk.driver import satp
 from leptonaicsdk.registers import REGISTERS
 
 from lepton_verif.job import Job
@@ -110,9 +111,8 @@ async def runs_jobs(dut):
         memory.hold(job)
         await _write(host, "IRQ_STATUS", IRQ_ALL)
         await _write(host, "IRQ_ENABLE", IRQ_ALL)
-        if job.root is not None:
-            await _write(host, "SATP_LO", job.root & 0xFFFFFFFF)
-        await _write(host, "SATP_HI", 0 if job.root is None else 1 << 31 | job.root >> 32)
+        for name, value in satp(job.root).items():
+            await _write(host, name, value)
         await _write(host, "RING_BASE_LO", job.ring & 0xFFFFFFFF)
         await _write(host, "RING_BASE_HI", job.ring >> 32)
         await _write(host, "RING_LOG2", job.ring_log2)
