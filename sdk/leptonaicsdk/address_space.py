@@ -2,7 +2,7 @@
 
 import numpy as np
 from lepton_npu.spec.page_table import PAGE_SIZES, PageTable
-from lepton_npu.spec.translation import ENTRIES, LEVELS, PAGE_BYTES, PTE_BYTES
+from lepton_npu.spec.translation import ENTRIES, LEVELS, PAGE_BYTES
 from numpy.typing import NDArray
 
 from .errors import InputError
@@ -68,6 +68,4 @@ class AddressSpace:
 
     def write(self):
         """Write all entries of the table into the memory; `RtlBackend.remap` then has the core forget them, too."""
-        for address, entry in self.table.entries.items():
-            start = address - self._physical
-            self._memory[start : start + PTE_BYTES] = np.frombuffer(entry.to_bytes(PTE_BYTES, "little"), np.uint8)
+        self.table.write(self._memory.data, self._physical)

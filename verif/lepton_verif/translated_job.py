@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 from lepton_npu.spec.page_table import PAGE_SIZES, PageTable
-from lepton_npu.spec.translation import PAGE_BYTES, PTE_BYTES
+from lepton_npu.spec.translation import PAGE_BYTES
 
 from .job import Job
 
@@ -57,9 +57,7 @@ def translated(job: Job, rng: np.random.Generator, *, page_bytes: int = PAGE_BYT
         for page, frame in enumerate(frames):
             at = frame * PAGE_BYTES - base
             result[at : at + page_bytes] = padded[page * page_bytes : (page + 1) * page_bytes]
-        for address, entry in table.entries.items():
-            at = address - base
-            result[at : at + PTE_BYTES] = np.frombuffer(entry.to_bytes(PTE_BYTES, "little"), np.uint8)
+        table.write(result.data, base)
         return result
 
     return replace(

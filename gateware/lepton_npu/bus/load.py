@@ -26,8 +26,8 @@ class LoadEngine(wiring.Component):
     of the next are issued while data of the last arrive.
 
     Errors: those of `DmaWalk`, and BUS_READ with the address (virtual, if addresses are) of the burst that had an
-    error response (SLVERR or
-    DECERR). They are reported when every burst in flight has been received; what comes after an error is thrown away.
+    error response (SLVERR or DECERR). They are reported when every burst in flight has been received; what comes after
+    an error is thrown away.
 
     Parameters
     ----------

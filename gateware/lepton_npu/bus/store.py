@@ -27,8 +27,7 @@ class StoreEngine(wiring.Component):
     what a row does not use of its last beat.
 
     Errors: those of `DmaWalk`, and BUS_WRITE with the address (virtual, if addresses are) of the burst that had an
-    error response. They are
-    reported when every burst in flight is acknowledged; bursts that were begun are completed.
+    error response. They are reported when every burst in flight is acknowledged; bursts that were begun are completed.
 
     Parameters
     ----------

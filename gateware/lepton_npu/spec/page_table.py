@@ -113,6 +113,12 @@ class PageTable:
             self.map_page(address, physical, flags, size=step)
             address, physical, size = address + step, physical + step, size - step
 
+    def write(self, memory: bytearray | memoryview, base: int) -> None:
+        """Write all entries into ``memory``, a writable buffer of bytes that begins at physical address ``base``."""
+        view = memoryview(memory)
+        for address, bits in self.entries.items():
+            view[address - base : address - base + PTE_BYTES] = bits.to_bytes(PTE_BYTES, "little")
+
     def unmap(self, address: int) -> int:
         """Take out the page that virtual ``address`` is in, and return the size of that page.
 

@@ -58,8 +58,7 @@ class Machine:
         self.stalls: Stalls | None = None
 
     def write_table(self):
-        for address, bits in self.table.entries.items():
-            self.memory[address - BASE : address - BASE + 8] = np.frombuffer(bits.to_bytes(8, "little"), np.uint8)
+        self.table.write(self.memory.data, BASE)
 
     def change(self, page: int, bits: int):
         """Write the leaf of a page."""
