@@ -35,6 +35,10 @@ CONTROL_PORTS = (
     "fault_event",
     "fault",
     "fault_engine",
+    "fault_access",
+    "stopped",
+    "resume",
+    "resumable",
     "resetting",
 )
 """The members of `Sequencer` that a core shows to its registers."""
@@ -127,7 +131,7 @@ class LeptonCore(wiring.Component):
             invalidation.what.eq(self.invalidate),
             invalidation.quiet.eq(master.quiet),
             self.invalidating.eq(invalidation.busy),
-            mmu.halt.eq(sequencer.halt | invalidation.hold),
+            mmu.halt.eq(self.resetting | invalidation.hold),
         ]
 
         engines = {"load": load, "store": store, "quant": quant, "matmul": matmul, "vector": vector}

@@ -91,6 +91,7 @@ class MatmulEngine(wiring.Component):
         m.d.comb += [
             engine.done.eq(accumulate.done),
             engine.busy.eq(held != 0),
+            engine.quiet.eq(1),
             self.active.eq(held != 0),
             self.row.eq(streamer.issue),
             engine.progress.eq(streamer.issue | loader.port.en | accumulate.written),

@@ -110,6 +110,7 @@ class QuantEngine(wiring.Component):
             states.seed.eq(engine.cmd.payload.seed),
             states.load.eq(started & is_seed),
             engine.busy.eq(commands != 0),
+            engine.quiet.eq(1),
         ]
 
         m.d.sync += seeded.eq(states.load)

@@ -37,6 +37,8 @@ class DmaBursts(wiring.Component):
     -------
     cmd, burst, fault : as of `DmaWalk`
     mmu : Out(TranslationSignature(config))
+    halt : In(1), quiet : Out(1)
+        Of `FramesAhead`. Bursts are the engine's to hold back.
     """
 
     def __init__(self, config: NpuConfig, opcode: Opcode):
@@ -48,6 +50,8 @@ class DmaBursts(wiring.Component):
                 "burst": Out(stream.Signature(dma_burst_layout(config))),
                 "fault": Out(FaultReport),
                 "mmu": Out(TranslationSignature(config)),
+                "halt": In(1),
+                "quiet": Out(1),
             }
         )
 
@@ -71,6 +75,8 @@ class DmaBursts(wiring.Component):
             walk.frame_valid.eq(frames.valid),
             walk.frame.eq(frames.frame),
             frames.next.eq(walk.next_frame),
+            frames.halt.eq(self.halt),
+            self.quiet.eq(frames.quiet),
             *(getattr(pages.cmd.payload, name).eq(getattr(command, name)) for name in ("address", "rows", "words")),
             pages.cmd.payload.stride.eq(command.stride),
             waiting.w_data.eq(command),

@@ -153,6 +153,8 @@ class LoadEngine(wiring.Component):
             quiet.eq(~waiting & ~bursts.r_rdy & ~write_valid),
             engine.fault.eq(walk.fault),
             engine.fault.valid.eq((walk.fault.valid | error) & quiet),
+            engine.quiet.eq(quiet & walk.quiet),
+            walk.halt.eq(engine.halt),
         ]
         with m.If(error):
             m.d.comb += [

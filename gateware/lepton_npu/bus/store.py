@@ -174,6 +174,8 @@ class StoreEngine(wiring.Component):
         m.d.comb += [
             engine.fault.eq(walk.fault),
             engine.fault.valid.eq((walk.fault.valid | error) & ~answers.r_rdy),
+            engine.quiet.eq(~answers.r_rdy & walk.quiet),
+            walk.halt.eq(engine.halt),
         ]
         with m.If(error):
             m.d.comb += [

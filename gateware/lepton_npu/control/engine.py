@@ -64,7 +64,14 @@ class EngineSignature(wiring.Signature):
         The command cannot go on. The engine stays stopped (bus transactions in flight are finished, then it is
         quiet) until it is reset; it does not pulse ``done`` for this command.
     halt : In(1)
-        Another engine has faulted or a soft reset is pending: start no new bus burst. Engines without a bus ignore it.
+        A reset of the engine is coming: start no new bus burst, ask the MMU for no more pages. A fault of another
+        engine is no reason for it: commands that run finish. Engines without a bus ignore it.
+    quiet : Out(1)
+        Nothing of the engine is on the bus or asked of the MMU, and while ``halt`` is high that stays so. 1 for
+        engines without a bus.
+    rewind : Out(1)
+        For one cycle, some cycles after the engine was reset for a fault: commands that it took and was not done with
+        are to be given to it again. Driven by what resets the engine; 0 in the engine itself.
     """
 
     def __init__(self, *opcodes: Opcode):
@@ -77,5 +84,7 @@ class EngineSignature(wiring.Signature):
                 "progress": Out(1),
                 "fault": Out(FaultReport),
                 "halt": In(1),
+                "quiet": Out(1),
+                "rewind": Out(1),
             }
         )

@@ -8,6 +8,7 @@ from lepton_npu.bus.axi import burst_layout, read_beat_layout
 from lepton_npu.mmu.ports import TranslationSignature
 from lepton_npu.spec.commands import Engine, FaultCause, Opcode
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+from lepton_npu.spec.translation import Access
 
 from .addresses import ADDRESS_BITS, AddressRegisters
 from .decode import ENGINES, RecordDecoder
@@ -42,7 +43,15 @@ class Sequencer(wiring.Component):
     done_event : Out(1), tag : Out(32)
         An IRQ command has run.
     fault_event : Out(1), fault : Out(FaultReport), fault_engine : Out(3)
-        The first fault: the event for a cycle, the rest stays until reset.
+        The first fault: the event for a cycle, the rest stays until it is resumed, or reset.
+    fault_access : Out(Access)
+        Of the command at fault: READ for LOAD, WRITE for STORE, FETCH for CONTROL, nothing that counts for others.
+    stopped : Out(1)
+        Halted, no command is in an engine, and the fetch is quiet.
+    resume : In(1), resumable : Out(1)
+        Go on at the command at fault; ignored while it cannot be resumed.
+    quiet : Out(1)
+        Nothing of the fetch is on the bus or asked of the MMU, and nothing will be while it is halted or not enabled.
     resetting : In(1)
         Start nothing from the next cycle on.
     halt : Out(1)
@@ -71,6 +80,11 @@ class Sequencer(wiring.Component):
                 "fault_event": Out(1),
                 "fault": Out(FaultReport),
                 "fault_engine": Out(max(Engine).bit_length()),
+                "fault_access": Out(max(Access).bit_length()),
+                "stopped": Out(1),
+                "resume": In(1),
+                "resumable": Out(1),
+                "quiet": Out(1),
                 "resetting": In(1),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
@@ -197,7 +211,7 @@ class Sequencer(wiring.Component):
                 item.post.eq(decode.post),
                 queue.i.valid.eq(dispatching & (engine_of == engine)),
                 queue.halt.eq(halt),
-                ports[engine].halt.eq(halt),
+                ports[engine].halt.eq(self.resetting),
                 queue.done.eq(ports[engine].done),
             ]
             connect(m, queue.cmd, flipped(ports[engine].cmd))
@@ -283,6 +297,13 @@ class Sequencer(wiring.Component):
             sources.append((fault.valid, fault.cause, engine, fault.index, fault.address))
         sources.append((dog.fault, FaultCause.WATCHDOG, dog.engine, dog.index, Const(0, 64)))
         found = Cat(source[0] for source in sources).any()
+        with m.Switch(self.fault_engine):
+            with m.Case(Engine.LOAD):
+                m.d.comb += self.fault_access.eq(Access.READ)
+            with m.Case(Engine.STORE):
+                m.d.comb += self.fault_access.eq(Access.WRITE)
+            with m.Default():
+                m.d.comb += self.fault_access.eq(Access.FETCH)
         m.d.sync += [self.fault_event.eq(found & ~halt), halt.eq(found | self.fault.valid | self.resetting)]
         with m.If(found & ~halt):
             m.d.sync += self.fault.valid.eq(1)

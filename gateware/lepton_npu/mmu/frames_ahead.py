@@ -38,6 +38,10 @@ class FramesAhead(wiring.Component):
         The translation of the oldest page; a fault is one, too.
     next : In(1)
         Drop the oldest page; only while ``valid``.
+    halt : In(1)
+        From the next cycle on no request is offered, but one that was offered already stays until it is taken.
+    quiet : Out(1)
+        No request is offered, and none is without its answer. While ``halt`` is high that stays so.
     """
 
     def __init__(self, config: NpuConfig, access: Access):
@@ -51,6 +55,8 @@ class FramesAhead(wiring.Component):
                 "valid": Out(1),
                 "frame": Out(answer_layout(config)),
                 "next": In(1),
+                "halt": In(1),
+                "quiet": Out(1),
             }
         )
 
@@ -64,11 +70,13 @@ class FramesAhead(wiring.Component):
         held, usable, open_, stale = (Signal(range(AHEAD + 1), name=n) for n in ("held", "usable", "open", "stale"))
         enters, asks, arrives, keeps = Signal(), Signal(), Signal(), Signal()
         unasked = Signal()  # a page is held that was not asked for
+        rests = Signal()  # halted, and no request was offered that must stay
         m.d.comb += [
             self.page.ready.eq(held != AHEAD),
             enters.eq(self.page.valid & self.page.ready),
             unasked.eq(held != usable + open_),
-            request.valid.eq(unasked & (open_ + stale != AHEAD)),
+            request.valid.eq(unasked & (open_ + stale != AHEAD) & ~rests),
+            self.quiet.eq((open_ == 0) & (stale == 0) & (rests | ~unasked)),
             request.payload.page.eq(pages[asked]),
             request.payload.access.eq(self._access),
             request.payload.asid.eq(mmu.space.asid),
@@ -80,6 +88,7 @@ class FramesAhead(wiring.Component):
             self.valid.eq(usable != 0),
             self.frame.eq(frames[oldest]),
         ]
+        m.d.sync += rests.eq(self.halt & (~request.valid | request.ready))
         with m.If(enters):
             m.d.sync += pages[came].eq(self.page.payload)
         with m.If(keeps):

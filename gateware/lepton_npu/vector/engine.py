@@ -73,6 +73,7 @@ class VectorEngine(wiring.Component):
             engine.cmd.ready.eq(~busy),
             start.eq(engine.cmd.valid & engine.cmd.ready),
             engine.busy.eq(busy | engine.done),
+            engine.quiet.eq(1),
         ]
         with m.If(start):
             m.d.sync += [command.eq(new), active.eq(1), busy.eq(1)]

@@ -222,7 +222,8 @@ class SequencerDriver:
 
         first, started, acted = report(), sum(map(len, self.started.values())), len(self.acted)
         for _ in range(extra):
-            assert all(ctx.get(self.port(engine).halt) for engine in ENGINES)
+            assert ctx.get(self.dut.halt)
+            assert not any(ctx.get(self.port(engine).halt) for engine in ENGINES)
             await self.cycle(ctx)
             assert report() == first
         assert self.fault_events == 1

@@ -269,7 +269,7 @@ def test_overflow_by_a_repeat():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_engine_fault(engine):
-    """The engine's report is kept, every engine is told to halt, nothing starts, what runs elsewhere may end."""
+    """The engine's report is kept, nothing starts, no engine is told to halt, what runs elsewhere ends."""
     rng = random.Random(engine)
     opcodes = [opcode for opcode in Opcode if COMMANDS[opcode].engine != Engine.CONTROL]
     driver = SequencerDriver([record(rng, opcode) for opcode in opcodes * 3], rng)
