@@ -1,13 +1,14 @@
-"""The IP core: one core behind its registers, with AMBA ports."""
+"""The IP core: one core behind the registers of its contexts, with AMBA ports."""
 
-from amaranth.hdl import Module, ResetInserter
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .bus.axi import AxiSignature
 from .bus.axi_lite import AxiLiteSignature
+from .control.contexts import HostSignature
 from .control.register_bank import RegisterBank
-from .control.soft_reset import SoftReset
+from .control.register_pages import RegisterPages, register_address_bits
 from .core import LeptonCore
 from .spec.config import NpuConfig
 
@@ -23,19 +24,25 @@ class LeptonNpu(wiring.Component):
 
     Members
     -------
-    s_axil : In(AxiLiteSignature())
-        Registers (docs/registers.md).
+    s_axil : In(AxiLiteSignature(register_address_bits(config)))
+        Registers (docs/registers.md), a page of 4 KiB for each context.
     m_axi : Out(AxiSignature(config))
         Memory: command ring, LOAD, STORE.
     irq : Out(1)
-        Level, active high.
+        Level, active high: any context has an interrupt.
     """
 
     def __init__(self, config: NpuConfig):
         if not isinstance(config, NpuConfig):
             raise TypeError(f"config must be an NpuConfig, not {config!r}")
         self._config = config
-        super().__init__({"s_axil": In(AxiLiteSignature()), "m_axi": Out(AxiSignature(config)), "irq": Out(1)})
+        super().__init__(
+            {
+                "s_axil": In(AxiLiteSignature(register_address_bits(config))),
+                "m_axi": Out(AxiSignature(config)),
+                "irq": Out(1),
+            }
+        )
 
     @property
     def config(self) -> NpuConfig:
@@ -44,38 +51,23 @@ class LeptonNpu(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        core = LeptonCore(self._config)
-        m.submodules.registers = registers = RegisterBank(self._config)
-        m.submodules.soft_reset = soft_reset = SoftReset()
-        m.submodules.core = ResetInserter({"sync": soft_reset.reset})(core)
-        connect(m, flipped(self.s_axil), registers.s_axil)
+        config = self._config
+        m.submodules.core = core = LeptonCore(config)
         connect(m, flipped(self.m_axi), core.m_axi)
-        m.d.comb += [
-            self.irq.eq(registers.irq),
-            soft_reset.request.eq(registers.reset_request),
-            soft_reset.quiet.eq(core.quiet),
-            registers.core_reset.eq(soft_reset.reset),
-            registers.resetting.eq(soft_reset.resetting),
-            core.resetting.eq(soft_reset.resetting),
-            core.enable.eq(registers.enable),
-            core.ring_base.eq(registers.ring_base),
-            core.ring_log2.eq(registers.ring_log2),
-            core.tail.eq(registers.tail),
-            core.watchdog.eq(registers.watchdog),
-            core.space.eq(registers.space),
-            core.invalidate_request.eq(registers.invalidate_request),
-            core.invalidate.eq(registers.invalidate),
-            registers.invalidating.eq(core.invalidating),
-            registers.head.eq(core.head),
-            registers.idle.eq(core.idle),
-            registers.done_event.eq(core.done_event),
-            registers.tag.eq(core.tag),
-            registers.fault_event.eq(core.fault_event),
-            registers.fault_valid.eq(core.fault.valid),
-            registers.fault_cause.eq(core.fault.cause),
-            registers.fault_engine.eq(core.fault_engine),
-            registers.fault_index.eq(core.fault.index),
-            registers.fault_address.eq(core.fault.address),
-            registers.events.eq(core.events),
-        ]
+        banks = [RegisterBank(config, number) for number in range(config.contexts)]
+        pending = Cat(bank.irq for bank in banks)
+        m.d.comb += self.irq.eq(pending.any())
+        for number, bank in enumerate(banks):
+            m.submodules["registers" if config.contexts == 1 else f"registers{number}"] = bank
+            m.d.comb += bank.pending.eq(pending)
+            for name, member in HostSignature().members.items():
+                inner, outer = getattr(core.contexts[number], name), getattr(bank, name)
+                m.d.comb += inner.eq(outer) if member.flow == In else outer.eq(inner)
+        if config.contexts == 1:
+            connect(m, flipped(self.s_axil), banks[0].s_axil)
+        else:
+            m.submodules.pages = pages = RegisterPages(config)
+            connect(m, flipped(self.s_axil), pages.s_axil)
+            for number, bank in enumerate(banks):
+                connect(m, pages.pages[number], bank.s_axil)
         return m

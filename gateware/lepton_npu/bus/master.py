@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton_npu.control.fetch import READS
 from lepton_npu.spec.config import NpuConfig
 
 from .axi import (
@@ -24,8 +25,8 @@ __all__ = ["AxiMaster"]
 class AxiMaster(wiring.Component):
     """Joins page walker, command fetch and LOAD engine (reads) and the STORE engine (writes) to one AXI4 port.
 
-    The walker goes first, then the fetch; they have one read and four records in flight at most, so LOAD is not
-    starved. Read addresses pass through a register (1 cycle); read data are told apart by RID, so the three streams may
+    The walker goes first, then the fetch; they have one read, and four records for each
+    context, in flight at most, so LOAD is not starved. Read addresses pass through a register (1 cycle); read data are told apart by RID, so the three streams may
     come interleaved. Everything else passes unchanged.
 
     Parameters
@@ -113,7 +114,8 @@ class AxiMaster(wiring.Component):
             port.bready.eq(self.b.ready),
         ]
 
-        most = self._config.outstanding + 5  # LOAD's, those of the fetch, and the walker's
+        # LOAD's, those of the fetches, and the walker's.
+        most = self._config.outstanding + READS * self._config.contexts + 1
         reads, writes = Signal(range(most + 1)), Signal(range(most + 1))
         m.d.sync += [
             reads.eq(reads + (port.arvalid & port.arready) - (port.rvalid & port.rready & port.rlast)),

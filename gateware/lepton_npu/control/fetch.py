@@ -14,12 +14,15 @@ from lepton_npu.spec.translation import PAGE_BITS
 from .engine import INDEX_BITS
 from .fetch_frames import FetchFrames
 
-__all__ = ["RECORD_BITS", "RecordFetch", "body_layout", "record_layout"]
+__all__ = ["READS", "RECORD_BITS", "RecordFetch", "body_layout", "record_layout"]
 
 RECORD_BITS = RECORD_BYTES * 8
 _RECORD_LOG2 = RECORD_BYTES.bit_length() - 1
 _NUMBER_BITS = 64 - _RECORD_LOG2  # of a record's address in records
 _AHEAD = 2  # records asked for and not taken: hides the memory's latency behind the decoding of the one before
+
+READS = 2 * _AHEAD
+"""Reads that a fetch has in flight at most: after a jump two that are dropped, and two more."""
 
 
 def record_layout() -> data.StructLayout:
@@ -101,7 +104,7 @@ class RecordFetch(wiring.Component):
         m.submodules.queue = queue = ResetInserter(jump)(SyncFIFO(width=entry_layout.size, depth=_AHEAD))
         # Where the records in flight come from.
         origin_layout = data.StructLayout({"number": _NUMBER_BITS, "body": 1, "last": 1})
-        m.submodules.origins = origins = SyncFIFO(width=origin_layout.size, depth=2 * _AHEAD)
+        m.submodules.origins = origins = SyncFIFO(width=origin_layout.size, depth=READS)
 
         # ---- The next record to ask for: of the body while ``looping``, else of the ring.
         asked = Signal(32)

@@ -4,7 +4,7 @@ import functools
 import operator
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -12,12 +12,14 @@ from lepton_npu.bus.axi_lite import AxiLiteSignature, Response
 from lepton_npu.mmu.ports import invalidate_layout, space_layout
 from lepton_npu.spec.commands import FaultCause
 from lepton_npu.spec.config import NpuConfig
-from lepton_npu.spec.registers import COUNTERS, REGISTERS
+from lepton_npu.spec.registers import COUNTERS, REGISTERS, RegisterField
+from lepton_npu.spec.translation import ASID_BITS, Access
 
-__all__ = ["EVENTS", "RegisterBank"]
+from .contexts import EVENTS, WEIGHT_BITS
+from .partition import MEMORIES, partition_layout
+from .register_pages import PAGE_ADDRESS_BITS
 
-EVENTS = data.StructLayout({name.lower(): 1 for name in COUNTERS if name != "CYCLES"})
-"""What the core counts: each bit that is high in a cycle adds 1 to the counter of its name."""
+__all__ = ["RegisterBank"]
 
 
 class _Counter(wiring.Component):
@@ -67,7 +69,7 @@ class _Counter(wiring.Component):
 
 
 class RegisterBank(wiring.Component):
-    """All registers of a core.
+    """All registers of a context.
 
     A write takes effect in the cycle after both its address and its data have arrived, in any order; its response
     comes in the cycle after. A read is answered three cycles after its address. One write and one read are in flight at
@@ -77,6 +79,8 @@ class RegisterBank(wiring.Component):
     ----------
     config : NpuConfig
         What the CAPABILITIES registers tell.
+    context : int
+        Its number.
 
     Members
     -------
@@ -96,8 +100,10 @@ class RegisterBank(wiring.Component):
         For STATUS; must answer ``invalidate_request`` in the next cycle.
     doorbell : Out(1)
         High for the cycle in which ``tail`` first has a value that was written.
-    reset_request : Out(1)
-        High for one cycle when the host asks for a soft reset.
+    reset_request, resume_request : Out(1)
+        High for one cycle when the host asks for a reset, or to go on after a fault.
+    weight : Out(8), partition : Out(partition_layout())
+        The registers of these names.
     core_reset : In(1)
         High for the cycle in which a soft reset takes effect: clears the fields with ``soft_reset``, and a write of
         them in the same cycle is lost.
@@ -109,6 +115,10 @@ class RegisterBank(wiring.Component):
         The core has just stopped: sets IRQ_STATUS.FAULT.
     fault_valid : In(1), fault_cause : In(5), fault_engine : In(3), fault_index : In(32), fault_address : In(64)
         The fault, held by the core; read as 0 while ``fault_valid`` is low.
+    fault_access : In(Access), resumable : In(1)
+        More of the fault, likewise.
+    pending : In(8)
+        For IRQ_CONTEXTS: the ``irq`` of every context.
     events : In(EVENTS)
         See `EVENTS`.
 
@@ -116,18 +126,25 @@ class RegisterBank(wiring.Component):
     ------
     TypeError
         If ``config`` is not an `NpuConfig`.
+    ValueError
+        If the core has no such context.
     """
 
-    def __init__(self, config: NpuConfig):
+    def __init__(self, config: NpuConfig, context: int = 0):
         if not isinstance(config, NpuConfig):
             raise TypeError(f"config must be an NpuConfig, not {config!r}")
-        self.config = config
+        if not 0 <= context < config.contexts:
+            raise ValueError(f"context must be from 0 to {config.contexts - 1}, not {context}")
+        self.config, self.context = config, context
         super().__init__(
             {
-                "s_axil": In(AxiLiteSignature()),
+                "s_axil": In(AxiLiteSignature(PAGE_ADDRESS_BITS)),
                 "irq": Out(1),
                 "enable": Out(1),
                 "reset_request": Out(1),
+                "resume_request": Out(1),
+                "weight": Out(WEIGHT_BITS),
+                "partition": Out(partition_layout()),
                 "ring_base": Out(64),
                 "ring_log2": Out(5),
                 "tail": Out(32),
@@ -149,6 +166,9 @@ class RegisterBank(wiring.Component):
                 "fault_engine": In(3),
                 "fault_index": In(32),
                 "fault_address": In(64),
+                "fault_access": In(max(Access).bit_length()),
+                "resumable": In(1),
+                "pending": In(8),
                 "events": In(EVENTS),
             }
         )
@@ -159,6 +179,7 @@ class RegisterBank(wiring.Component):
         numbers = {f"CAPABILITIES0.{name.upper()}_LOG2": exact_log2(getattr(config, name)) for name in logarithms}
         for name in ("addr_width", "outstanding", "queue_depth", "tlb_entries"):
             numbers[f"CAPABILITIES1.{name.upper()}"] = getattr(config, name)
+        numbers |= {"CAPABILITIES2.CONTEXTS": config.contexts, "CAPABILITIES2.CONTEXT": self.context}
         return {name: Const(number) for name, number in numbers.items()}
 
     def _status(self) -> dict[str, Value]:
@@ -175,6 +196,9 @@ class RegisterBank(wiring.Component):
             "FAULT_CAUSE.CAUSE": fault(self.fault_cause),
             "FAULT_ENGINE.ENGINE": fault(self.fault_engine),
             "FAULT_INDEX.INDEX": fault(self.fault_index),
+            "FAULT_ACCESS.ACCESS": fault(self.fault_access),
+            "FAULT_ACCESS.RESUMABLE": fault(self.resumable),
+            "IRQ_CONTEXTS.PENDING": self.pending,
             "FAULT_ADDRESS_LO.ADDRESS": fault(self.fault_address[:32]),
             "FAULT_ADDRESS_HI.ADDRESS": fault(self.fault_address[32:]),
         }
@@ -192,6 +216,12 @@ class RegisterBank(wiring.Component):
         values["TAG.TAG"] = tag
         with m.If(self.done_event):
             m.d.sync += tag.eq(self.tag)
+
+        # Of the space in which the command was: the host may change SATP before it goes on.
+        asid = Signal(ASID_BITS, name="fault_asid", reset_less=True)
+        values["FAULT_ACCESS.ASID"] = Mux(self.fault_valid, asid, 0)
+        with m.If(self.fault_event):
+            m.d.sync += asid.eq(Mux(self.space.translate, self.space.asid, 0))
 
         counters = {}
         for name in COUNTERS:
@@ -224,7 +254,7 @@ class RegisterBank(wiring.Component):
             m.d.comb += selected.eq(write & (address == register.address))
             for field in register.fields:
                 name = f"{register.name}.{field.name}"
-                value = Signal(field.width, init=field.reset, name=name.replace(".", "_").lower())
+                value = Signal(field.width, init=self._initial(register.name, field), name=name.replace(".", "_").lower())
                 bits = slice(field.lsb, field.lsb + field.width)
                 written, kept = word[bits] & mask[bits], ~mask[bits]
                 match field.access:
@@ -241,11 +271,28 @@ class RegisterBank(wiring.Component):
                 stored[name] = value
         return stored
 
+    def _initial(self, register: str, field: RegisterField) -> int:
+        """The value after a hardware reset: context 0 has all of each memory, another one its equal share."""
+        if not register.endswith("_PARTITION"):
+            assert field.reset is not None, f"{register}.{field.name} has no reset value"
+            return field.reset
+        sizes = {"VMEM": self.config.vmem_rows, "ACC": self.config.acc_rows, "TILE": self.config.tiles}
+        size = sizes[register.removesuffix("_PARTITION")]
+        share = size // self.config.contexts if self.context else size
+        return exact_log2(share) if field.name == "LOG2" else share * self.context
+
     def _connect(self, m, stored: dict[str, Value]):
         base_low = REGISTERS["RING_BASE_LO"].fields[0]
         m.d.comb += [
             self.enable.eq(stored["CTRL.ENABLE"]),
             self.reset_request.eq(stored["CTRL.RESET"]),
+            self.resume_request.eq(stored["CTRL.RESUME"]),
+            self.weight.eq(stored["WEIGHT.COMMANDS"]),
+            *(
+                getattr(self.partition, memory)[part].eq(stored[f"{memory.upper()}_PARTITION.{part.upper()}"])
+                for memory in MEMORIES
+                for part in ("base", "log2")
+            ),
             self.ring_base.eq(Cat(Const(0, base_low.lsb), stored["RING_BASE_LO.BASE"], stored["RING_BASE_HI.BASE"])),
             self.ring_log2.eq(stored["RING_LOG2.RECORDS"]),
             self.tail.eq(stored["TAIL.COUNT"]),

@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
+from lepton_npu.round_robin import round_robin
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import Access
 
@@ -43,8 +44,8 @@ class Mmu(wiring.Component):
         Of the walker, to the bus. One read is in flight at most.
     busy : Out(1)
         A request is not answered, or an answer not taken.
-    hit, miss : Out(1)
-        For counters: a request has met an entry of the TLB, or has not.
+    hit, miss : Out(1), asker : Out(range(requesters))
+        For counters: a request has met an entry of the TLB, or has not; whose it was.
     """
 
     def __init__(self, config: NpuConfig, requesters: int = len(Access)):
@@ -67,6 +68,7 @@ class Mmu(wiring.Component):
                 "busy": Out(1),
                 "hit": Out(1),
                 "miss": Out(1),
+                "asker": Out(range(requesters)),
             }
         )
 
@@ -91,12 +93,13 @@ class Mmu(wiring.Component):
             missed.eq(asks & ~(canonical & tlb.hit)),
             self.hit.eq(found),
             self.miss.eq(missed),
+            self.asker.eq(owner),
         ]
 
         # ---- Which requester is next, and whether it may.
         may_ask, walks, blocked = Signal(count), Signal(count), Signal(count)
         chosen, chosen_number = Signal(count), Signal(range(count))
-        _round_robin(m, may_ask, owner, chosen, chosen_number)
+        round_robin(m, may_ask, owner, chosen, chosen_number)
         accepted = Signal()
         m.d.comb += accepted.eq((chosen & ~blocked).any())
         m.d.sync += asks.eq(accepted)
@@ -110,7 +113,7 @@ class Mmu(wiring.Component):
         # ---- Walks: those that wait, and the one that runs.
         waits, next_walk = self.waits, Signal(count)
         next_number, walking = Signal(range(count)), Signal(range(count))
-        _round_robin(m, waits, walking, next_walk, next_number)
+        round_robin(m, waits, walking, next_walk, next_number)
         held = self.held
         m.d.comb += walker.i.valid.eq(waits.any())
         with m.Switch(next_number):
@@ -174,16 +177,3 @@ class Mmu(wiring.Component):
             with m.If(open_ != 0):
                 m.d.comb += self.busy.eq(1)
         return m
-
-
-def _round_robin(m: Module, wants: Signal, last: Signal, chosen: Signal, number: Signal) -> None:
-    """Of ``wants`` the first after ``last``, as one bit and as a number."""
-    count = len(wants)
-    with m.Switch(last):
-        for before in range(count):
-            with m.Case(before):
-                order = [(before + 1 + step) % count for step in range(count)]
-                for place, candidate in enumerate(order):
-                    earlier = Cat(wants[other] for other in order[:place])
-                    with m.If(wants[candidate] & ~earlier.any()):
-                        m.d.comb += [chosen[candidate].eq(1), number.eq(candidate)]

@@ -206,13 +206,16 @@ class NpuConfig:
 
 
 PRESETS: dict[str, NpuConfig] = {
-    "tiny": NpuConfig(side=4, lanes=4, vmem_rows=1024, acc_rows=256, tiles=512, max_burst=16, tlb_entries=4),
+    "tiny": NpuConfig(
+        side=4, lanes=4, vmem_rows=1024, acc_rows=256, tiles=512, max_burst=16, tlb_entries=4, contexts=1
+    ),
     "ecp5": NpuConfig(
         side=8, lanes=4, vmem_rows=2048, acc_rows=1024, tiles=512, max_burst=32, tlb_entries=8, contexts=1
     ),
     "default": NpuConfig(),
-    "train": NpuConfig(vmem_rows=16384, tiles=1024, queue_depth=16),
+    "train": NpuConfig(vmem_rows=16384, tiles=1024, queue_depth=16, contexts=1),
     "large": NpuConfig(side=32, lanes=32, vmem_rows=8192, acc_rows=4096, tiles=512, bus_width=128),
 }
 """Named configurations: ``tiny`` for Icarus and proofs, ``ecp5`` fits an LFE5U-85F, ``default`` is the 16x16 core,
-``train`` the same with room for the parameters and the optimizer state of a network such as 784-64-10."""
+``train`` the same with room for the parameters and the optimizer state of a network such as 784-64-10. Where the speed
+of simulation or the size matters, a preset has one context."""
