@@ -29,6 +29,7 @@ CONFIG = NpuConfig(
     max_burst=4,
     outstanding=2,
     tlb_entries=2,
+    contexts=1,
 )
 _BUS_BITS = 3  # log2 of the bytes of a beat
 

@@ -31,6 +31,10 @@ def is_allowed(v: dict[str, int]) -> bool:
         and 1 <= v["outstanding"] <= 16
         and 1 <= v["queue_depth"] <= 16
         and v["tlb_entries"] in powers[1:7]
+        and v["contexts"] in powers[:4]
+        and v["vmem_rows"] >= 4 * v["vmem_banks"] * v["contexts"]
+        and v["acc_rows"] >= 4 * v["contexts"]
+        and v["tiles"] >= 4 * v["contexts"]
     )
 
 
@@ -48,6 +52,7 @@ SOME = {
     "outstanding": st.one_of(st.integers(1, 16), st.integers(-1, 18)),
     "queue_depth": st.one_of(st.integers(1, 16), st.integers(-1, 18)),
     "tlb_entries": near_power,
+    "contexts": st.sampled_from([1, 2, 4, 8, 1, 2, 4, 8, 0, 3, 16]),
 }
 
 
@@ -60,19 +65,21 @@ def allowed(draw) -> dict[str, int]:
 
     side, banks = draw(st.sampled_from([4, 8, 16, 32])), draw(st.sampled_from([2, 4, 8]))
     bus_width = power(64, min(256, 32 * side))
+    contexts = power(1, 8)
     return {
         "side": side,
         "lanes": power(1, side),
-        "vmem_rows": power(4 * banks, 32768),
+        "vmem_rows": power(4 * banks * contexts, 32768),
         "vmem_banks": banks,
-        "acc_rows": power(4, 32768),
-        "tiles": power(4, 32768),
+        "acc_rows": power(4 * contexts, 32768),
+        "tiles": power(4 * contexts, 32768),
         "bus_width": bus_width,
         "addr_width": draw(st.integers(32, 64)),
         "max_burst": power(1, min(256, 32768 // bus_width)),
         "outstanding": draw(st.integers(1, 16)),
         "queue_depth": draw(st.integers(1, 16)),
         "tlb_entries": power(2, 64),
+        "contexts": contexts,
     }
 
 
@@ -125,12 +132,52 @@ def test_message_names_parameter_value_and_what_is_allowed(data):
         ({"outstanding": 0}, "outstanding must be from 1 to 16, not 0"),
         ({"queue_depth": 17}, "queue_depth must be from 1 to 16, not 17"),
         ({"tlb_entries": 1}, "tlb_entries must be a power of two from 2 to 64, not 1"),
+        ({"contexts": 3}, "contexts must be one of 1, 2, 4, 8, not 3"),
+        ({"vmem_rows": 32}, r"vmem_rows must be at least 64 \(16 for each of 4 contexts\), not 32"),
+        ({"acc_rows": 8, "contexts": 8}, r"acc_rows must be at least 32 \(4 for each of 8 contexts\), not 8"),
+        ({"tiles": 4, "contexts": 2}, r"tiles must be at least 8 \(4 for each of 2 contexts\), not 4"),
         ({"tlb_entries": 24}, "tlb_entries must be a power of two from 2 to 64, not 24"),
     ],
 )
 def test_messages(values, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         NpuConfig(**values)
+
+
+SIZES = {"vmem_rows": 1024, "acc_rows": 512, "tiles": 64}
+
+
+@given(st.data())
+def test_partition_is_a_core_with_less_memory(data):
+    """Every size that a core may have and that this one has gives a config that is the same in all else."""
+    config = NpuConfig(**data.draw(allowed()))
+    least = {"vmem_rows": 4 * config.vmem_banks, "acc_rows": 4, "tiles": 4}
+    sizes = {
+        name: data.draw(st.sampled_from([n for n in powers if low <= n <= getattr(config, name)]))
+        for name, low in least.items()
+    }
+    assert config.partition(**sizes).as_dict() == config.as_dict() | sizes | {"contexts": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vmem_rows": 16384}, "vmem_rows of a partition must be a power of two from 16 to 8192, not 16384"),
+        ({"vmem_rows": 8}, "vmem_rows of a partition must be a power of two from 16 to 8192, not 8"),
+        ({"acc_rows": 96}, "acc_rows of a partition must be a power of two from 4 to 4096, not 96"),
+        ({"tiles": 0}, "tiles of a partition must be a power of two from 4 to 512, not 0"),
+    ],
+)
+def test_partition_messages(values, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        NpuConfig().partition(**SIZES | values)
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", [16.0, None, True])
+def test_partition_takes_only_integers(name, value):
+    with pytest.raises(TypeError, match=f"^{name} of a partition must be an integer, not "):
+        NpuConfig().partition(**SIZES | {name: value})
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(NpuConfig)])
@@ -161,5 +208,12 @@ def test_sizes(values):
 
 def test_presets():
     assert PRESETS["default"] == NpuConfig()
+    assert {name: config.contexts for name, config in PRESETS.items()} == {
+        "tiny": 4,
+        "ecp5": 1,
+        "default": 4,
+        "train": 4,
+        "large": 4,
+    }
     for config in PRESETS.values():
         assert NpuConfig(**config.as_dict()) == config

@@ -12,7 +12,7 @@ from tests.verif.iss_machine import Machine, record
 from tests.verif.slow_arith import SPECIALS
 from tests.verif.test_iss_matmul import loop_nest
 
-CONFIG = NpuConfig(side=16, lanes=16, vmem_rows=32, acc_rows=512, tiles=128)
+CONFIG = NpuConfig(side=16, lanes=16, vmem_rows=32, acc_rows=512, tiles=128, contexts=1)
 
 
 def random_fields(rng: np.random.Generator) -> dict[str, int]:

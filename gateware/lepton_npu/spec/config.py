@@ -1,6 +1,6 @@
 """`NpuConfig`: the one source of every width and size of the core."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 __all__ = ["ACC_SPACE", "PRESETS", "RECORD_BYTES", "NpuConfig"]
 
@@ -11,6 +11,7 @@ ACC_SPACE = 0x8000
 """Local row addresses with this bit set name accumulator rows, the others rows of the vector memory."""
 
 _MAX_ROWS = 0x8000
+_MAX_TILES = 0x8000
 
 
 def _log2(value: int) -> int:
@@ -51,6 +52,9 @@ class NpuConfig:
         Commands that wait in front of each engine, 1 to 16.
     tlb_entries : int
         Page translations that the MMU remembers (docs/mmu.md). Power of two, 2 to 64.
+    contexts : int
+        Command streams, each with a partition of the on-chip memories: 1, 2, 4 or 8. Each memory has at least that
+        many times what a core needs of it.
 
     Raises
     ------
@@ -70,6 +74,7 @@ class NpuConfig:
     outstanding: int = 4
     queue_depth: int = 4
     tlb_entries: int = 16
+    contexts: int = 4
 
     def __post_init__(self):
         for field in fields(self):
@@ -80,9 +85,8 @@ class NpuConfig:
         if not _is_power(self.lanes) or self.lanes > self.side:
             raise ValueError(f"lanes must be a power of two from 1 to side ({self.side}), not {self.lanes}")
         self._choice("vmem_banks", (2, 4, 8))
-        self._power("vmem_rows", 4 * self.vmem_banks, _MAX_ROWS)
-        self._power("acc_rows", 4, _MAX_ROWS)
-        self._power("tiles", 4, 0x8000)
+        for name, low, high in self._memories():
+            self._power(name, low, high)
         self._choice("bus_width", (64, 128, 256))
         if self.bus_width > self.row_bits:
             raise ValueError(
@@ -98,6 +102,17 @@ class NpuConfig:
         self._range("outstanding", 1, 16)
         self._range("queue_depth", 1, 16)
         self._power("tlb_entries", 2, 64)
+        self._choice("contexts", (1, 2, 4, 8))
+        for name, low, _ in self._memories():
+            if (size := getattr(self, name)) < low * self.contexts:
+                least = low * self.contexts
+                raise ValueError(
+                    f"{name} must be at least {least} ({low} for each of {self.contexts} contexts), not {size}"
+                )
+
+    def _memories(self) -> tuple[tuple[str, int, int], ...]:
+        """The parameters that are sizes of on-chip memories, each with its least and its greatest value."""
+        return ("vmem_rows", 4 * self.vmem_banks, _MAX_ROWS), ("acc_rows", 4, _MAX_ROWS), ("tiles", 4, _MAX_TILES)
 
     def _choice(self, name: str, allowed: tuple[int, ...]):
         if (value := getattr(self, name)) not in allowed:
@@ -108,7 +123,12 @@ class NpuConfig:
             raise ValueError(f"{name} must be from {low} to {high}, not {value}")
 
     def _power(self, name: str, low: int, high: int):
-        value = getattr(self, name)
+        self._check_power(name, getattr(self, name), low, high)
+
+    @staticmethod
+    def _check_power(name: str, value: int, low: int, high: int):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer, not {value!r}")
         if not _is_power(value) or not low <= value <= high:
             raise ValueError(f"{name} must be a power of two from {low} to {high}, not {value}")
 
@@ -162,6 +182,24 @@ class NpuConfig:
         """Bits of a column sum: T products of two int8 mantissas, signed."""
         return 16 + self.side_bits
 
+    def partition(self, *, vmem_rows: int, acc_rows: int, tiles: int) -> "NpuConfig":
+        """The core that the program of a context sees: this one with one context and smaller memories.
+
+        Parameters
+        ----------
+        vmem_rows, acc_rows, tiles : int
+            Sizes of the partition: powers of two, at least what a core needs, at most what this one has.
+
+        Raises
+        ------
+        ValueError
+            For a size that is not allowed; the message names it and what is.
+        """
+        sizes = {"vmem_rows": vmem_rows, "acc_rows": acc_rows, "tiles": tiles}
+        for name, low, _ in self._memories():
+            self._check_power(f"{name} of a partition", sizes[name], low, getattr(self, name))
+        return replace(self, contexts=1, **sizes)
+
     def as_dict(self) -> dict[str, int]:
         """The parameters by name, in the order of their declaration."""
         return asdict(self)
@@ -169,7 +207,9 @@ class NpuConfig:
 
 PRESETS: dict[str, NpuConfig] = {
     "tiny": NpuConfig(side=4, lanes=4, vmem_rows=1024, acc_rows=256, tiles=512, max_burst=16, tlb_entries=4),
-    "ecp5": NpuConfig(side=8, lanes=4, vmem_rows=2048, acc_rows=1024, tiles=512, max_burst=32, tlb_entries=8),
+    "ecp5": NpuConfig(
+        side=8, lanes=4, vmem_rows=2048, acc_rows=1024, tiles=512, max_burst=32, tlb_entries=8, contexts=1
+    ),
     "default": NpuConfig(),
     "train": NpuConfig(vmem_rows=16384, tiles=1024, queue_depth=16),
     "large": NpuConfig(side=32, lanes=32, vmem_rows=8192, acc_rows=4096, tiles=512, bus_width=128),

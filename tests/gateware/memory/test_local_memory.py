@@ -15,7 +15,7 @@ UNDEFINED = object()
 
 
 def config_of(banks: int) -> NpuConfig:
-    return NpuConfig(side=4, lanes=4, vmem_rows=64, vmem_banks=banks, acc_rows=32, tiles=16, max_burst=16)
+    return NpuConfig(side=4, lanes=4, vmem_rows=64, vmem_banks=banks, acc_rows=32, tiles=16, max_burst=16, contexts=1)
 
 
 def run(dut, process):
