@@ -13,6 +13,7 @@ from .bus.master import AxiMaster
 from .bus.store import StoreEngine
 from .control.register_bank import EVENTS
 from .control.sequencer import Sequencer
+from .memory.bounds import whole
 from .memory.local_memory import LocalMemory
 from .mmu.invalidation import InvalidationControl
 from .mmu.mmu import Mmu
@@ -137,6 +138,7 @@ class LeptonCore(wiring.Component):
         engines = {"load": load, "store": store, "quant": quant, "matmul": matmul, "vector": vector}
         for name, unit in engines.items():
             connect(m, getattr(sequencer, name), unit.engine)
+            m.d.comb += unit.bounds.eq(whole(config))
 
         connect(m, load.write, memory.load)
         connect(m, store.read, memory.store)
