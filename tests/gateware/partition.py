@@ -34,7 +34,7 @@ class Partition:
             return cls(config, replace(config, contexts=1))
         sizes = {"vmem_rows": config.vmem_rows, "acc_rows": config.acc_rows, "tiles": config.tiles}
         times = {name: rng.choice((2, 4)) for name in sizes}
-        core = replace(config, contexts=rng.choice((2, 4, 8)), **{n: size * times[n] for n, size in sizes.items()})
+        core = replace(config, contexts=rng.choice((2, 4)), **{n: size * times[n] for n, size in sizes.items()})
         vmem, acc, tile = (rng.randrange(1, times[name]) * size for name, size in sizes.items())
         part = cls(core.partition(**sizes), core, vmem, acc, tile)
         print(part)

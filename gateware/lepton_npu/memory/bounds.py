@@ -1,5 +1,7 @@
 """The part of the on-chip memories that commands may use, and where in the memories it is (docs/contexts.md)."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Mux, Value
 from amaranth.lib import data
 
@@ -7,7 +9,7 @@ from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 
 __all__ = ["Bounds", "bounds_layout", "to_acc", "to_local", "to_tile", "to_tile_row", "to_vmem", "whole"]
 
-Bounds = data.View | data.Const
+Bounds = Any
 """A value of `bounds_layout`."""
 
 _ACC_BIT = ACC_SPACE.bit_length() - 1

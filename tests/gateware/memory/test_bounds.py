@@ -5,7 +5,7 @@ import random
 import pytest
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data
-from amaranth.sim import Delay, Simulator
+from amaranth.sim import Simulator
 from lepton_npu.memory import bounds as place
 from lepton_npu.memory import range_check as check
 from lepton_npu.spec.config import ACC_SPACE, PRESETS, NpuConfig
@@ -40,7 +40,7 @@ def evaluate(core: NpuConfig, said: data.Const, addresses: list[int]) -> list[di
         ctx.set(bounds, said)
         for number in addresses:
             ctx.set(address, number)
-            await Delay(1e-9)
+            await ctx.delay(1e-9)
             found.append({name: ctx.get(output) for name, output in outputs.items()})
 
     simulator = Simulator(m)
