@@ -80,8 +80,7 @@ class LeptonCore(wiring.Component):
                 connect(m, getattr(context, name), share.contexts[number])
                 m.d.comb += share.weights[number].eq(context.host.weight)
             bounds = Array(context.bounds.as_value() for context in contexts)[share.owner]
-            if hasattr(unit, "bounds"):
-                m.d.comb += unit.bounds.eq(bounds)
+            m.d.comb += unit.bounds.eq(bounds)
 
         connect(m, flipped(self.m_axi), master.m_axi)
         connect(m, fetches.ar, master.fetch_ar)

@@ -1,10 +1,12 @@
 """The sequencer that loads stationary tiles, one pass ahead of the stream."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, command_layout
+from lepton_npu.memory.bounds import bounds_layout, to_tile
+from lepton_npu.memory.range_check import in_tiles
 from lepton_npu.spec.commands import Opcode
 from lepton_npu.spec.config import NpuConfig
 
@@ -27,6 +29,7 @@ class WeightLoader(wiring.Component):
     -------
     cmd : In(stream)
         MATMUL commands; the next is taken when the last tile of the one before has been read.
+    bounds : In(bounds_layout(config))
     port : Out(TileReadPort)
         Of the tile memory.
     first : Out(1)
@@ -44,6 +47,7 @@ class WeightLoader(wiring.Component):
         super().__init__(
             {
                 "cmd": In(stream.Signature(command_layout(Opcode.MATMUL))),
+                "bounds": In(bounds_layout(config)),
                 "port": Out(TileReadPort(config)),
                 "first": Out(1),
                 "swap": In(1),
@@ -67,7 +71,7 @@ class WeightLoader(wiring.Component):
         m.d.comb += [
             self.cmd.ready.eq(~busy),
             accept.eq(self.cmd.valid & ~busy),
-            in_range.eq(tile[config.tile_bits :] == 0),
+            in_range.eq(in_tiles(config, self.bounds, tile)),
             last_row.eq(row == 0),
             issue.eq(busy & in_range & (~self.first | ~self.loaded | self.swap)),
             self.first.eq(row == config.side - 1),
@@ -75,7 +79,7 @@ class WeightLoader(wiring.Component):
             self.bad_index.eq(command.index),
             self.bad_tile.eq(tile),
             self.port.en.eq(issue),
-            self.port.row.eq((tile << config.side_bits) | row),
+            self.port.row.eq(Cat(row, to_tile(config, self.bounds, tile))),
             self.port.transpose.eq(command.b_transpose),
             passes.start.eq(accept),
             passes.step.eq(issue & last_row),

@@ -3,9 +3,10 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import EngineSignature, command_layout
+from lepton_npu.memory.bounds import bounds_layout
 from lepton_npu.memory.ports import AccPort
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
@@ -37,6 +38,8 @@ class MatmulEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(Opcode.MATMUL))
+    bounds : In(bounds_layout(config))
+        Tiles and accumulators that commands may use; changes only while the engine holds none.
     stationary, streamed : Out(TileReadPort)
         Two read ports of the tile memory.
     acc : Out(AccPort)
@@ -52,6 +55,7 @@ class MatmulEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.MATMUL)),
+                "bounds": In(bounds_layout(config)),
                 "stationary": Out(TileReadPort(config)),
                 "streamed": Out(TileReadPort(config)),
                 "acc": Out(AccPort(config)),
@@ -78,6 +82,8 @@ class MatmulEngine(wiring.Component):
             loader.cmd.valid.eq(engine.cmd.valid & ~waiting_valid),
             engine.cmd.ready.eq(loader.cmd.ready & ~waiting_valid),
             accept.eq(engine.cmd.valid & engine.cmd.ready),
+            loader.bounds.eq(self.bounds),
+            streamer.bounds.eq(self.bounds),
             streamer.cmd.payload.eq(waiting),
             streamer.cmd.valid.eq(waiting_valid),
         ]

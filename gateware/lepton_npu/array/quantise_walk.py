@@ -5,6 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, command_layout
+from lepton_npu.memory.bounds import bounds_layout
+from lepton_npu.memory.range_check import in_tiles
 from lepton_npu.spec.commands import Opcode, Rounding
 from lepton_npu.spec.config import NpuConfig
 
@@ -49,6 +51,7 @@ class QuantWalk(wiring.Component):
     Members
     -------
     i : In(stream of QUANT commands)
+    bounds : In(bounds_layout(config))
     o : Out(stream of tile_job_layout(config))
     bad_address : Out(37)
         Tile-row address of the plane out of range, from the offer of a bad job on.
@@ -59,6 +62,7 @@ class QuantWalk(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(command_layout(Opcode.QUANT))),
+                "bounds": In(bounds_layout(config)),
                 "o": Out(stream.Signature(tile_job_layout(config))),
                 "bad_address": Out(unsigned(_TILE_BITS + 5)),
             }
@@ -66,7 +70,7 @@ class QuantWalk(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        side_bits, tile_bits = self._config.side_bits, self._config.tile_bits
+        side_bits = self._config.side_bits
         command, job = self.i.payload, self.o.payload
 
         # Rows and columns are kept less one: the tile is the last when no whole tile is left above it.
@@ -126,7 +130,7 @@ class QuantWalk(wiring.Component):
                 with m.If(self.i.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
-                with m.If(plane[tile_bits:].any()):
+                with m.If(~in_tiles(self._config, self.bounds, plane)):
                     m.d.sync += bad.eq(1)
                     m.next = "OFFER"
                 with m.Elif(limb == limbs):

@@ -5,11 +5,12 @@ from itertools import pairwise
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, EngineSignature
 from lepton_npu.memory.block_ram import block_ram, read_block_ram
-from lepton_npu.memory.ports import LOCAL_READ_LATENCY, LocalReadPort
+from lepton_npu.memory.bounds import bounds_layout, to_local, to_tile
+from lepton_npu.memory.ports import LOCAL_ADDR_BITS, LOCAL_READ_LATENCY, LocalReadPort
 from lepton_npu.memory.range_check import in_local
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
@@ -49,6 +50,8 @@ class QuantEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(QUANT, SEED))
+    bounds : In(bounds_layout(config))
+        Rows and tiles that commands may use; changes only while the engine holds none.
     source : Out(LocalReadPort(config))
     tiles : Out(TileWritePort(config))
     row_read, row_written : Out(1)
@@ -62,6 +65,7 @@ class QuantEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(*OPCODES)),
+                "bounds": In(bounds_layout(config)),
                 "source": Out(LocalReadPort(config)),
                 "tiles": Out(TileWritePort(config)),
                 "row_read": Out(1),
@@ -104,6 +108,7 @@ class QuantEngine(wiring.Component):
         m.d.comb += [
             is_seed.eq(engine.cmd.payload.opcode == Opcode.SEED),
             *(walk.i.payload[name].eq(engine.cmd.payload[name]) for name in walk.i.payload.shape().members),
+            walk.bounds.eq(self.bounds),
             walk.i.valid.eq(engine.cmd.valid & ~is_seed & ~stopped),
             engine.cmd.ready.eq(Mux(is_seed, commands == 0, walk.i.ready) & ~stopped),
             started.eq(engine.cmd.valid & engine.cmd.ready),
@@ -136,6 +141,7 @@ class QuantEngine(wiring.Component):
         )
         b_valid, b_bad, b_plane = Signal(), Signal(), Signal()
         b_address = Signal(signed(SOURCE_BITS), reset_less=True)
+        b_local = Signal(LOCAL_ADDR_BITS, reset_less=True)
         b_index = Signal(INDEX_BITS, reset_less=True)
         b_tag, b_meta = Signal(tag, reset_less=True), Signal(meta, reset_less=True)
         b_go = Signal()
@@ -147,7 +153,7 @@ class QuantEngine(wiring.Component):
             walk.o.ready.eq(a_load),
             b_go.eq(self.source.req.valid & self.source.req.ready),
             self.source.req.valid.eq(b_valid & ~b_bad),
-            self.source.req.payload.eq(b_address),
+            self.source.req.payload.eq(b_local),
             tile_begun.eq(b_go & b_tag.last),
         ]
         with m.If(a_move):
@@ -156,7 +162,8 @@ class QuantEngine(wiring.Component):
                 a_row.eq(a_row + 1),
                 a_valid.eq(~a_last),
                 b_address.eq(a_address),
-                b_bad.eq(a_job.bad | ~in_local(config, a_address)),
+                b_local.eq(to_local(config, self.bounds, a_address)),
+                b_bad.eq(a_job.bad | ~in_local(config, self.bounds, a_address)),
                 b_plane.eq(a_job.bad),
                 b_index.eq(a_job.index),
                 b_tag.slot.eq(a_slot),
@@ -296,7 +303,7 @@ class QuantEngine(wiring.Component):
         goal = data.StructLayout({"row": config.tile_row_bits, "tile_end": 1, "command_end": 1})
         goals = [Signal(goal, name=f"goal{k}", reset_less=True) for k in range(CONVERT_LATENCY + 1)]
         m.d.sync += [
-            goals[0].row.eq(Cat(c_row, c_tile)),
+            goals[0].row.eq(Cat(c_row, to_tile(config, self.bounds, c_tile))),
             goals[0].tile_end.eq(tile_end),
             goals[0].command_end.eq(tile_end & c_meta.last),
             *(later.eq(earlier) for earlier, later in pairwise(goals)),

@@ -5,7 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, command_layout
-from lepton_npu.memory.range_check import in_acc
+from lepton_npu.memory.bounds import bounds_layout, to_acc, to_tile_row
+from lepton_npu.memory.range_check import in_acc, in_tiles
 from lepton_npu.spec.commands import Opcode
 from lepton_npu.spec.config import NpuConfig
 
@@ -19,7 +20,7 @@ _ACC_BITS = 18
 
 
 def row_layout(config: NpuConfig) -> data.StructLayout:
-    """What a streamed row carries with it: tile row, accumulator row, and its place in the command."""
+    """What a streamed row carries with it: tile row and accumulator row in their memories, its place in the command."""
     return data.StructLayout(
         {
             "tile_row": config.tile_row_bits,
@@ -49,6 +50,7 @@ class RowStreamer(wiring.Component):
     -------
     cmd : In(stream)
         MATMUL commands, the same that the `WeightLoader` gets.
+    bounds : In(bounds_layout(config))
     issue : Out(1), row : Out(row_layout)
         A row goes in this cycle; ``row.swap`` marks the first of a pass, ``row.last`` the last of a command.
     loaded, bad : In(1), bad_index : In(32)
@@ -64,6 +66,7 @@ class RowStreamer(wiring.Component):
         super().__init__(
             {
                 "cmd": In(stream.Signature(command_layout(Opcode.MATMUL))),
+                "bounds": In(bounds_layout(config)),
                 "issue": Out(1),
                 "row": Out(row_layout(config)),
                 "loaded": In(1),
@@ -106,15 +109,15 @@ class RowStreamer(wiring.Component):
         a_good, c_good, may_go = Signal(), Signal(), Signal()
         last_row, last_pass = Signal(), Signal()
         m.d.comb += [
-            a_good.eq(a[config.tile_row_bits :] == 0),
-            c_good.eq(in_acc(config, c)),
+            a_good.eq(in_tiles(config, self.bounds, a[config.side_bits :])),
+            c_good.eq(in_acc(config, self.bounds, c)),
             may_go.eq(active & (~first | self.loaded)),
             self.issue.eq(may_go & a_good & c_good & ~hazard),
             last_row.eq(left == 1),
             last_pass.eq(~(passes.next_la | passes.next_lb | passes.next_k | passes.next_n)),
-            self.row.tile_row.eq(a),
+            self.row.tile_row.eq(to_tile_row(config, self.bounds, a)),
             self.row.transpose.eq(command.a_transpose),
-            self.row.acc.eq(c),
+            self.row.acc.eq(to_acc(config, self.bounds, c)),
             self.row.replace.eq(passes.first_k & (passes.la == 0) & (passes.lb == 0) & ~command.accumulate),
             self.row.limbs.eq(passes.la + passes.lb),
             self.row.swap.eq(first),

@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import FaultReport, command_layout
+from lepton_npu.memory.bounds import bounds_layout
 from lepton_npu.mmu.frames_ahead import FramesAhead
 from lepton_npu.mmu.page_sequence import PageSequence
 from lepton_npu.mmu.ports import TranslationSignature
@@ -35,7 +36,7 @@ class DmaBursts(wiring.Component):
 
     Members
     -------
-    cmd, burst, fault : as of `DmaWalk`
+    cmd, bounds, burst, fault : as of `DmaWalk`
     mmu : Out(TranslationSignature(config))
     halt : In(1), quiet : Out(1)
         Of `FramesAhead`. Bursts are the engine's to hold back.
@@ -47,6 +48,7 @@ class DmaBursts(wiring.Component):
         super().__init__(
             {
                 "cmd": In(stream.Signature(command_layout(opcode))),
+                "bounds": In(bounds_layout(config)),
                 "burst": Out(stream.Signature(dma_burst_layout(config))),
                 "fault": Out(FaultReport),
                 "mmu": Out(TranslationSignature(config)),
@@ -71,6 +73,7 @@ class DmaBursts(wiring.Component):
         command = self.cmd.payload
         m.d.comb += [
             self.fault.eq(walk.fault),
+            walk.bounds.eq(self.bounds),
             walk.translate.eq(translate),
             walk.frame_valid.eq(frames.valid),
             walk.frame.eq(frames.frame),

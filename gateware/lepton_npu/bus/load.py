@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import EngineSignature
+from lepton_npu.memory.bounds import bounds_layout, to_vmem
 from lepton_npu.memory.ports import LocalWritePort
 from lepton_npu.mmu.ports import TranslationSignature
 from lepton_npu.spec.commands import FaultCause, Opcode
@@ -36,6 +37,8 @@ class LoadEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(Opcode.LOAD))
+    bounds : In(bounds_layout(config))
+        Rows that commands may use; changes only while the engine holds none.
     ar : Out(stream of burst_layout), r : In(stream of read_beat_layout)
         To `AxiMaster`. Beats come in the order of the bursts.
     mmu : Out(TranslationSignature(config))
@@ -49,6 +52,7 @@ class LoadEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.LOAD)),
+                "bounds": In(bounds_layout(config)),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
                 "mmu": Out(TranslationSignature(config)),
@@ -66,6 +70,7 @@ class LoadEngine(wiring.Component):
         self.walk, self.bursts = walk, bursts  # for proofs to look at
         connect(m, flipped(engine.cmd), walk.cmd)
         connect(m, walk.mmu, flipped(self.mmu))
+        m.d.comb += walk.bounds.eq(self.bounds)
 
         # ---- Bursts go out while nothing is wrong. One that is offered stays so until it is taken.
         error, waiting, issued = Signal(), Signal(), Signal()
@@ -127,7 +132,7 @@ class LoadEngine(wiring.Component):
                 first_beat.eq(beat.last),
                 slot.eq(Mux(complete, 0, slot_now + 1)),
                 local.eq(local_now + complete),
-                write_address.eq(local_now),
+                write_address.eq(to_vmem(config, self.bounds, local_now)),
                 write_valid.eq(complete & good),
                 row_ends_command.eq(row_last & burst.ends_command),
             ]

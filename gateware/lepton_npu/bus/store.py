@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import INDEX_BITS, EngineSignature
+from lepton_npu.memory.bounds import bounds_layout, to_local
 from lepton_npu.memory.ports import LOCAL_ADDR_BITS, LocalReadPort
 from lepton_npu.mmu.ports import TranslationSignature
 from lepton_npu.spec.commands import FaultCause, Opcode
@@ -36,6 +37,8 @@ class StoreEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(Opcode.STORE))
+    bounds : In(bounds_layout(config))
+        Rows that commands may use; changes only while the engine holds none.
     aw : Out(stream of burst_layout), w : Out(stream of write_beat_layout), b : In(stream of BRESP)
         Write channels; registered outputs.
     mmu : Out(TranslationSignature(config))
@@ -49,6 +52,7 @@ class StoreEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.STORE)),
+                "bounds": In(bounds_layout(config)),
                 "aw": Out(stream.Signature(burst_layout(config))),
                 "w": Out(stream.Signature(write_beat_layout(config))),
                 "b": In(stream.Signature(2)),
@@ -64,6 +68,7 @@ class StoreEngine(wiring.Component):
         m.submodules.walk = walk = DmaBursts(config, Opcode.STORE)
         connect(m, flipped(engine.cmd), walk.cmd)
         connect(m, walk.mmu, flipped(self.mmu))
+        m.d.comb += walk.bounds.eq(self.bounds)
         burst = walk.burst.payload
 
         rows_layout = data.StructLayout({"local": LOCAL_ADDR_BITS, "rows": len(burst.local_rows)})
@@ -121,7 +126,7 @@ class StoreEngine(wiring.Component):
         asked, pop = Signal(), Signal()
         m.d.comb += [
             self.read.req.valid.eq(rows.r_rdy & (held != _ROWS)),
-            self.read.req.payload.eq(wanted.local + offset),
+            self.read.req.payload.eq(to_local(config, self.bounds, wanted.local + offset)),
             asked.eq(self.read.req.valid & self.read.req.ready),
             rows.r_en.eq(asked & (offset == wanted.rows - 1)),
             queue.w_en.eq(self.read.resp_valid),

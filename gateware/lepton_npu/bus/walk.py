@@ -5,11 +5,12 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lepton_npu.control.engine import INDEX_BITS, FaultReport, command_layout
+from lepton_npu.memory.bounds import bounds_layout
 from lepton_npu.memory.ports import LOCAL_ADDR_BITS
-from lepton_npu.memory.range_check import in_local, in_vmem
+from lepton_npu.memory.range_check import in_local, in_vmem, local_end
 from lepton_npu.mmu.ports import answer_layout
 from lepton_npu.spec.commands import TRANSLATION_CAUSES, FaultCause, Opcode
-from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import PAGE_BITS, PAGE_BYTES, PAGE_NUMBER_BITS
 
 __all__ = ["DmaWalk", "dma_burst_layout"]
@@ -23,8 +24,8 @@ def dma_burst_layout(config: NpuConfig) -> data.StructLayout:
     """A burst and its place in the command.
 
     ``addr`` is where it is in memory, ``page`` bits 63:12 of the address that the command gives; ``local`` and
-    ``local_rows`` are the row's first local row and how many it has; ``last_words`` the words used in
-    the row's last beat, less one.
+    ``local_rows`` are the row's first local row, as the command counts them, and how many it has; ``last_words`` the
+    words used in the row's last beat, less one.
     """
     return data.StructLayout(
         {
@@ -60,6 +61,8 @@ class DmaWalk(wiring.Component):
     Members
     -------
     cmd : In(stream of command_layout(opcode))
+    bounds : In(bounds_layout(config))
+        Changes only between commands.
     translate : In(1)
         Addresses are virtual. Changes only between commands.
     frame_valid : In(1), frame : In(answer_layout(config))
@@ -78,6 +81,7 @@ class DmaWalk(wiring.Component):
         super().__init__(
             {
                 "cmd": In(stream.Signature(command_layout(opcode))),
+                "bounds": In(bounds_layout(config)),
                 "translate": In(1),
                 "frame_valid": In(1),
                 "frame": In(answer_layout(config)),
@@ -118,10 +122,10 @@ class DmaWalk(wiring.Component):
         )
         m.d.comb += bad_address.eq((row_address < 0) | (row_end > limit))
         check = in_vmem if self._opcode == Opcode.LOAD else in_local
-        start_bad = ~check(config, local)
-        m.d.comb += bad_local.eq(start_bad | ~check(config, local_last))
+        start_bad = ~check(config, self.bounds, local)
+        m.d.comb += bad_local.eq(start_bad | ~check(config, self.bounds, local_last))
         # A row begins in one memory: the first row that does not exist is the one behind that memory.
-        end_of_memory = Mux(local[LOCAL_ADDR_BITS - 1], ACC_SPACE + config.acc_rows, config.vmem_rows)
+        end_of_memory = local_end(config, self.bounds, local[LOCAL_ADDR_BITS - 1])
         m.d.comb += first_bad.eq(Mux(start_bad, local, end_of_memory))
 
         # The page of the last burst, and whether that burst was of this command; a row may go on in it.

@@ -3,9 +3,10 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.wiring import Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import EngineSignature, command_layout
+from lepton_npu.memory.bounds import bounds_layout, to_vmem
 from lepton_npu.memory.ports import LocalPriorityWritePort, LocalReadPort
 from lepton_npu.memory.range_check import in_vmem
 from lepton_npu.spec.commands import FaultCause, Format, Opcode, VectorOp
@@ -42,6 +43,8 @@ class VectorEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(Opcode.VECTOR))
+    bounds : In(bounds_layout(config))
+        Rows that commands may use; changes only while the engine holds none.
     a, b, c : Out(LocalReadPort(config))
     write : Out(LocalPriorityWritePort(config))
     row : Out(1)
@@ -53,6 +56,7 @@ class VectorEngine(wiring.Component):
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.VECTOR)),
+                "bounds": In(bounds_layout(config)),
                 "a": Out(LocalReadPort(config)),
                 "b": Out(LocalReadPort(config)),
                 "c": Out(LocalReadPort(config)),
@@ -98,7 +102,7 @@ class VectorEngine(wiring.Component):
             m.d.comb += uses.eq(Cat(new.op == op for op in ops).any() & ~immediate & ~same.get(name, Const(0, 1)))
             with m.If(start):
                 m.d.sync += need.eq(uses)
-            m.d.comb += [fetch.start.eq(start & uses), fetch.loop.once.eq(1)]
+            m.d.comb += [fetch.bounds.eq(self.bounds), fetch.start.eq(start & uses), fetch.loop.once.eq(1)]
             _connect_loop(m, fetch.loop, new, name, new.a_format if name == "a" else None)
         m.submodules.target = target = RowLoop()
         m.d.comb += target.start.eq(start)
@@ -113,7 +117,7 @@ class VectorEngine(wiring.Component):
         a_row_end, dst_row_end, step = Signal(), Signal(), Signal()
         target_good = Signal()
         m.d.comb += [
-            target_good.eq(in_vmem(config, target.address)),
+            target_good.eq(in_vmem(config, self.bounds, target.address)),
             go.eq(active & ~stopped & target_good & Cat(operands[n].valid | ~needed[n] for n in operands).all()),
             last_group.eq(group == groups - 1),
             last0.eq(left0 == 1),
@@ -239,7 +243,7 @@ class VectorEngine(wiring.Component):
             engine.progress.eq(go | gather.o_valid),
             end.eq(results[0].o_valid & popped.end),
         ]
-        m.d.sync += [self.write.addr.eq(popped.address), engine.done.eq(end)]
+        m.d.sync += [self.write.addr.eq(to_vmem(config, self.bounds, popped.address)), engine.done.eq(end)]
         with m.If(end):
             m.d.sync += busy.eq(0)
         return m

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from lepton_npu.memory.bounds import bounds_layout, to_local
 from lepton_npu.memory.ports import LocalReadPort
 from lepton_npu.memory.range_check import in_local
 from lepton_npu.spec.config import NpuConfig
@@ -30,6 +31,7 @@ class OperandFetch(wiring.Component):
     -------
     start : In(1), loop : In(row_loop_layout())
         Begin; the queue is empty then. The layout is read in the cycle of ``start`` only.
+    bounds : In(bounds_layout(config))
     port : Out(LocalReadPort)
     valid : Out(1), row : Out(row_bits)
         The next row; ``pop`` : In(1) takes it.
@@ -43,6 +45,7 @@ class OperandFetch(wiring.Component):
             {
                 "start": In(1),
                 "loop": In(row_loop_layout()),
+                "bounds": In(bounds_layout(config)),
                 "port": Out(LocalReadPort(config)),
                 "valid": Out(1),
                 "row": Out(config.row_bits),
@@ -61,8 +64,8 @@ class OperandFetch(wiring.Component):
         held = Signal(range(_DEPTH + 1))  # rows asked for and not taken
         good, asked = Signal(), Signal()
         m.d.comb += [
-            good.eq(in_local(self._config, loop.address)),
-            self.port.req.payload.eq(loop.address),
+            good.eq(in_local(self._config, self.bounds, loop.address)),
+            self.port.req.payload.eq(to_local(self._config, self.bounds, loop.address)),
             self.port.req.valid.eq(loop.valid & good & (held != _DEPTH)),
             asked.eq(self.port.req.valid & self.port.req.ready),
             loop.step.eq(asked),

@@ -8,18 +8,33 @@ from lepton_npu.array.matmul import MatmulEngine
 from lepton_npu.array.ports import TileWritePort
 from lepton_npu.array.tile_memory import TileMemory
 from lepton_npu.control.engine import EngineSignature
+from lepton_npu.memory.bounds import bounds_layout
 from lepton_npu.spec.commands import Opcode
 
 
 class MatmulBench(wiring.Component):
-    """`MatmulEngine`, `TileMemory`, and accumulators as one memory; ``writes`` fills tiles."""
+    """`MatmulEngine`, `TileMemory`, and accumulators as one memory; ``writes`` fills tiles.
 
-    def __init__(self, config):
+    Parameters
+    ----------
+    config : NpuConfig
+    accumulators : iterable of int
+        What the accumulators hold at first; zero where it ends.
+
+    Members
+    -------
+    bounds : In(bounds_layout(config))
+        Of the engine.
+    """
+
+    def __init__(self, config, accumulators=()):
         self.config = config
-        self.accumulators = Memory(shape=config.row_bits, depth=config.acc_rows, init=[])
+        self.matmul = MatmulEngine(config)
+        self.accumulators = Memory(shape=config.row_bits, depth=config.acc_rows, init=accumulators)
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.MATMUL)),
+                "bounds": In(bounds_layout(config)),
                 "write": In(TileWritePort(config)),
                 "active": Out(1),
                 "row": Out(1),
@@ -28,7 +43,7 @@ class MatmulBench(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.engine = engine = MatmulEngine(self.config)
+        m.submodules.engine = engine = self.matmul
         m.submodules.tiles = tiles = TileMemory(self.config)
         m.submodules.accumulators = self.accumulators
         connect(m, flipped(self.engine), engine.engine)
@@ -39,6 +54,7 @@ class MatmulBench(wiring.Component):
         data = Signal(self.config.row_bits)
         m.d.sync += data.eq(read.data)
         m.d.comb += [
+            engine.bounds.eq(self.bounds),
             read.en.eq(engine.acc.read_en),
             read.addr.eq(engine.acc.read_addr),
             engine.acc.read_data.eq(data),

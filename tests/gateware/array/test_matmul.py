@@ -1,5 +1,7 @@
 """The matrix engine at T = 4 against the instruction-set simulator's MATMUL, with gaps between commands."""
 
+import random
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
@@ -11,8 +13,10 @@ from lepton_verif.model.iss_matmul import prepare_matmul
 from lepton_verif.model.iss_state import CoreState
 
 from tests.gateware.array.matmul_bench import MatmulBench
+from tests.gateware.partition import KINDS, Partition
 
 CONFIG = NpuConfig(side=4, lanes=4, vmem_rows=64, acc_rows=64, tiles=64, max_burst=16)
+ALONE = Partition.draw("alone", CONFIG, random.Random(0))
 MATMUL = COMMANDS[Opcode.MATMUL]
 
 
@@ -65,17 +69,30 @@ def random_command(rng: np.random.Generator) -> dict[str, int]:
         return f
 
 
-def simulate(commands: list[dict[str, int]], state: CoreState, gaps: list[int]) -> tuple[np.ndarray, int, int]:
-    """Run commands; returns the accumulators, cycles of ``active``, and rows."""
-    bench = MatmulBench(CONFIG)
+def _junk(row: int) -> int:
+    """What accumulator row ``row`` holds outside the partition."""
+    return (0x12345678 + row) << 32 | row
+
+
+def simulate(
+    commands: list[dict[str, int]], state: CoreState, gaps: list[int], part: Partition = ALONE
+) -> tuple[np.ndarray, int, int]:
+    """Run commands in a partition; returns its accumulators, cycles of ``active``, and rows.
+
+    Tiles outside it must not be read, and accumulators outside it not change.
+    """
+    first, last = part.acc_base, part.acc_base + CONFIG.acc_rows
+    others = [row for row in range(part.core.acc_rows) if not first <= row < last]
+    bench = MatmulBench(part.core, [0 if first <= row < last else _junk(row) for row in range(part.core.acc_rows)])
     active = rows = 0
 
     async def process(ctx):
         nonlocal active, rows
+        ctx.set(bench.bounds, part.bounds)
         for tile in range(CONFIG.tiles):
             for row in range(CONFIG.side):
                 ctx.set(bench.write.en, 1)
-                ctx.set(bench.write.row, tile * CONFIG.side + row)
+                ctx.set(bench.write.row, (part.tile_base + tile) * CONFIG.side + row)
                 ctx.set(bench.write.data, [int(v) for v in state.tiles[tile, row]])
                 ctx.set(bench.write.exponent, int(state.exponents[tile]))
                 await ctx.tick()
@@ -92,6 +109,9 @@ def simulate(commands: list[dict[str, int]], state: CoreState, gaps: list[int]) 
             rows += ctx.get(bench.row)
             done += ctx.get(bench.engine.done)
             assert not ctx.get(bench.engine.fault.valid)
+            for port in (bench.matmul.stationary, bench.matmul.streamed):
+                if ctx.get(port.en):
+                    part.tile_row(ctx.get(port.row))
             await ctx.tick()
             if taken:
                 waiting.pop(0)
@@ -105,8 +125,10 @@ def simulate(commands: list[dict[str, int]], state: CoreState, gaps: list[int]) 
             await ctx.tick()
             assert not ctx.get(bench.engine.busy)
             assert not ctx.get(bench.engine.done)
+        for row in others:
+            assert ctx.get(bench.accumulators.data[row]) == _junk(row), f"row {row} is not one of the partition"
         for row in range(CONFIG.acc_rows):
-            value = ctx.get(bench.accumulators.data[row])
+            value = ctx.get(bench.accumulators.data[first + row])
             found[row] = np.frombuffer(int(value).to_bytes(CONFIG.row_bytes, "little"), "<u4")
 
     found = np.zeros((CONFIG.acc_rows, CONFIG.side), np.uint32)
@@ -117,15 +139,17 @@ def simulate(commands: list[dict[str, int]], state: CoreState, gaps: list[int]) 
     return found, active, rows
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", range(6))
-def test_random_commands(seed, case):
+def test_random_commands(seed, case, kind):
     """Shapes, orientations, precisions, strides and repeated accumulator rows, back to back and with gaps."""
     rng = np.random.default_rng([seed, case])
+    part = Partition.draw(kind, CONFIG, random.Random(f"{seed} {case}"))
     state = CoreState(CONFIG, np.zeros(0, np.uint8))
     fill(state, rng)
     commands = [random_command(rng) for _ in range(8)]
     gaps = [int(g) for g in rng.choice([0, 0, 0, 5, 60], len(commands))]
-    found, _, _ = simulate(commands, state, gaps)
+    found, _, _ = simulate(commands, state, gaps, part)
     with np.errstate(all="ignore"):
         for command in commands:
             prepare_matmul(CONFIG, command)(state)
@@ -156,6 +180,7 @@ def test_no_gap_between_passes():
         assert 2 * 12 * period - (period - rows) <= active <= 2 * 12 * period + way + 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("fields", "address"),
     [
@@ -167,12 +192,14 @@ def test_no_gap_between_passes():
         ({"k_tiles": 2, "b_k_stride": 65535}, 65535 * 4),
     ],
 )
-def test_out_of_range(fields, address):
+def test_out_of_range(seed, fields, address, kind):
     """The engine stops at the first bad address, says which, and never uses it."""
     command = {"acc": ACC_SPACE, "rows": 1, "k_tiles": 1, "n_tiles": 1, "count0": 1, "count1": 1, "index": 77, **fields}
-    bench = MatmulBench(CONFIG)
+    part = Partition.draw(kind, CONFIG, random.Random(f"{seed} {fields}"))
+    bench = MatmulBench(part.core)
 
     async def process(ctx):
+        ctx.set(bench.bounds, part.bounds)
         ctx.set(bench.engine.cmd.valid, 1)
         ctx.set(bench.engine.cmd.payload, command)
         await ctx.tick()

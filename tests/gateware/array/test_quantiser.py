@@ -1,6 +1,8 @@
 """QUANT engine against the twin: values, shapes, strides, stalls, order, throughput, random numbers, range faults."""
 
+import random
 from collections import deque
+from dataclasses import replace
 
 import cocotb
 import lepton_sim
@@ -16,6 +18,8 @@ from lepton_npu.spec.commands import SEED_AT_RESET, FaultCause, Opcode, Precisio
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
 from lepton_verif.model.arith.quantise import quantise
 from lepton_verif.model.arith.stochastic import tile_numbers
+
+from tests.gateware.partition import Partition
 
 LAYOUT = command_layout(*OPCODES)
 
@@ -139,11 +143,26 @@ def seeding(index: int, seed: int) -> dict[str, int]:
 # ---- Bench.
 
 
+def partition_of(kind: str, side: int, rng: random.Random) -> Partition:
+    """The engine's core is always of one size, so that there is one to build; where the partition is, is drawn."""
+    config = config_of(side)
+    if kind == "alone":
+        return Partition.draw(kind, config, rng)
+    core = replace(config, contexts=4, vmem_rows=2048, acc_rows=512, tiles=1024)
+    return Partition(config, core, 512 * rng.randrange(1, 4), 256, 256 * rng.randrange(1, 4))
+
+
 class Bench:
-    """Drives the ports on falling edges, a step a cycle; what it saw is in its attributes."""
+    """Drives the ports on falling edges, a step a cycle; what it saw is in its attributes, with a command's addresses.
+
+    The test's parameters ``kind`` and ``side`` say what the core is; its partition is drawn.
+    """
 
     def __init__(self, dut, memories: Memories, rng: np.random.Generator, stall: float = 0.0):
         self.dut, self.memories, self.rng, self.stall = dut, memories, rng, stall
+        params = lepton_sim.params()
+        self.part = partition_of(params["kind"], params["side"], random.Random(int(rng.integers(1 << 32))))
+        dut._log.info("%s", self.part)
         self.commands: deque[dict[str, int]] = deque()
         self.responses: deque[int | None] = deque([None] * LOCAL_READ_LATENCY)
         self.cycle = 0
@@ -158,6 +177,7 @@ class Bench:
         for name in ("engine_cmd_valid", "engine_cmd_payload", "engine_halt", "source_req_ready", "source_resp_valid"):
             getattr(dut, name).value = 0
         dut.source_resp_data.value = 0
+        dut.bounds.value = self.part.bounds.as_value().value
         dut.rst.value = 1
         Clock(dut.clk, 10, unit="ns").start()
         for _ in range(3):
@@ -193,7 +213,7 @@ class Bench:
         dut.source_req_ready.value = ready
         address = None
         if ready and dut.source_req_valid.value:
-            address = int(dut.source_req_payload.value)
+            address = self.part.local(int(dut.source_req_payload.value))
             self.reads.append((self.cycle, address))
         self.responses.append(address)
         answer = self.responses.popleft()
@@ -207,7 +227,7 @@ class Bench:
             self.done.append(len(self.writes))
         if dut.tiles_en.value:
             row = int(dut.tiles_data.value).to_bytes(self.memories.config.side, "little")
-            self.writes.append((int(dut.tiles_row.value), row, int(dut.tiles_exponent.value)))
+            self.writes.append((self.part.tile_row(int(dut.tiles_row.value)), row, int(dut.tiles_exponent.value)))
             self.write_cycles.append(self.cycle)
 
     @property
@@ -388,27 +408,27 @@ async def faults(dut):
         await expect_fault(dut, rng, config, good, bad, address, before)
 
 
-@pytest.mark.parametrize("side", [4, 8, 16])
+@pytest.mark.parametrize(("side", "kind"), [(4, "alone"), (8, "alone"), (16, "alone"), (4, "shared"), (16, "shared")])
 @pytest.mark.verilator
-def test_quantiser(side):
+def test_quantiser(side, kind):
     bursts = {4: 24, 8: 16, 16: 8}[side]
     lepton_sim.run_cocotb(
-        QuantEngine(config_of(side)),
+        QuantEngine(partition_of(kind, side, random.Random(0)).core),
         "quantiser",
         __name__,
         sim="verilator",
-        params={"side": side, "bursts": bursts},
+        params={"side": side, "kind": kind, "bursts": bursts},
     )
 
 
 @pytest.mark.icarus
 def test_quantiser_icarus():
     lepton_sim.run_cocotb(
-        QuantEngine(config_of(4)),
+        QuantEngine(partition_of("alone", 4, random.Random(0)).core),
         "quantiser",
         __name__,
         sim="icarus",
-        params={"side": 4, "bursts": 4},
+        params={"side": 4, "kind": "alone", "bursts": 4},
         testcase=["random_commands", "gapless"],
     )
 

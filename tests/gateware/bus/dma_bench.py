@@ -17,6 +17,7 @@ from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import ACC_SPACE, RECORD_BYTES, NpuConfig
 
 from tests.gateware.bus.axi_memory import AxiMemory, Stalls
+from tests.gateware.partition import Partition
 
 MASK64 = (1 << 64) - 1
 Fields = dict[str, int]
@@ -110,12 +111,15 @@ class DmaBench(wiring.Component):
 class DmaDriver:
     """Commands, local memory, record reader and bus of a `DmaBench`, cycle by cycle.
 
-    ``local`` are all local rows by address. ``written`` are LOAD's writes (row, data), ``done`` the cycles of done.
+    ``kind`` is one of `tests.gateware.partition.KINDS`: the engine's core is of ``config``, or has it as a partition.
+    ``local`` are all local rows by address, as commands count them. ``written`` are LOAD's writes (row, data), ``done``
+    the cycles of done.
     """
 
-    def __init__(self, config: NpuConfig, opcode: Opcode, rng: random.Random):
+    def __init__(self, config: NpuConfig, opcode: Opcode, rng: random.Random, kind: str = "alone"):
         self.config, self.opcode, self.rng = config, opcode, rng
-        self.bench = DmaBench(config, opcode)
+        self.part = Partition.draw(kind, config, rng)
+        self.bench = DmaBench(self.part.core, opcode)
         self.reset = Signal()
         self.dut = ResetInserter(self.reset)(self.bench)
         self.memory = AxiMemory(config, rng)
@@ -172,12 +176,11 @@ class DmaDriver:
         if self.opcode == Opcode.LOAD:
             if local_ready and ctx.get(bench.dma.write.req.valid):
                 write = bench.dma.write.req.payload
-                self.written.append((ctx.get(write.addr), ctx.get(write.data)))
+                self.written.append((self.part.vmem(ctx.get(write.addr)), ctx.get(write.data)))
         else:
             answer = None
             if local_ready and ctx.get(bench.dma.read.req.valid):
-                address = ctx.get(bench.dma.read.req.payload)
-                assert address < self.config.vmem_rows or 0 <= address - ACC_SPACE < self.config.acc_rows
+                address = self.part.local(ctx.get(bench.dma.read.req.payload))
                 answer = int.from_bytes(self.local[address].tobytes(), "little")
             self.due.append(answer)
         if ctx.get(engine.done):
@@ -272,9 +275,13 @@ class DmaDriver:
         return FaultCause(ctx.get(fault.cause)), ctx.get(fault.index), ctx.get(fault.address)
 
     def simulate(self, process):
+        async def bounded(ctx):
+            ctx.set(self.bench.dma.bounds, self.part.bounds)
+            await process(ctx)
+
         simulator = Simulator(self.dut)
         simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
+        simulator.add_testbench(bounded)
         simulator.run()
 
 

@@ -9,6 +9,7 @@ from lepton_npu.spec.config import NpuConfig
 
 from tests.gateware.bus.axi_memory import DECERR, SLVERR, Stalls
 from tests.gateware.bus.dma_bench import MASK64, DmaDriver, Fields, beats_of_row, config_of, plan, random_fields
+from tests.gateware.partition import KINDS
 
 CONFIGS = {
     "4x64": config_of(4),
@@ -57,11 +58,12 @@ def read_beats(driver: DmaDriver) -> list[int]:
     return [b.addr + n * width for b in driver.memory.read_log if b.id == LOAD_ID for n in range(b.beats)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_random_commands(seed, name):
+def test_random_commands(seed, name, kind):
     """Each beat asked for once, in order; each row written once, in order; done after the last write of a command."""
-    config, rng = CONFIGS[name], random.Random(f"{seed} {name}")
-    driver = DmaDriver(config, Opcode.LOAD, rng)
+    config, rng = CONFIGS[name], random.Random(f"{seed} {name} {kind}")
+    driver = DmaDriver(config, Opcode.LOAD, rng, kind)
 
     async def process(ctx):
         for _ in range(5):
@@ -105,11 +107,12 @@ def faulty(rng: random.Random, driver: DmaDriver, kind: int) -> Fields:
             return f
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_errors(seed, name):
+def test_errors(seed, name, kind):
     """Cause, index and address of the first error; what is before it is written, nothing after it; the bus is quiet."""
-    config, rng = CONFIGS[name], random.Random(f"{seed} {name}")
-    driver = DmaDriver(config, Opcode.LOAD, rng)
+    config, rng = CONFIGS[name], random.Random(f"{seed} {name} {kind}")
+    driver = DmaDriver(config, Opcode.LOAD, rng, kind)
     causes = set()
 
     async def process(ctx):

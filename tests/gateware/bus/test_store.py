@@ -8,6 +8,7 @@ from lepton_npu.spec.config import ACC_SPACE
 
 from tests.gateware.bus.axi_memory import DECERR, SLVERR, Stalls
 from tests.gateware.bus.dma_bench import MASK64, DmaDriver, Fields, beats_of_row, config_of, plan, random_fields
+from tests.gateware.partition import KINDS
 
 CONFIGS = {
     "4x64": config_of(4),
@@ -58,11 +59,12 @@ def apply(driver: DmaDriver, image, beats):
                 image[start + byte] = data >> 8 * byte & 0xFF
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_random_commands(seed, name):
+def test_random_commands(seed, name, kind):
     """Each beat once, in order, with its strobes; memory as expected; done after the answer to the last burst."""
-    config, rng = CONFIGS[name], random.Random(f"{seed} {name}")
-    driver = DmaDriver(config, Opcode.STORE, rng)
+    config, rng = CONFIGS[name], random.Random(f"{seed} {name} {kind}")
+    driver = DmaDriver(config, Opcode.STORE, rng, kind)
     image = driver.memory.data.copy()
 
     async def process(ctx):
@@ -108,11 +110,12 @@ def faulty(rng: random.Random, driver: DmaDriver, kind: int) -> Fields:
             return f
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_errors(seed, name):
+def test_errors(seed, name, kind):
     """Cause, index and address of the first error; bursts that were begun are completed; the bus is quiet."""
-    config, rng = CONFIGS[name], random.Random(f"{seed} {name}")
-    driver = DmaDriver(config, Opcode.STORE, rng)
+    config, rng = CONFIGS[name], random.Random(f"{seed} {name} {kind}")
+    driver = DmaDriver(config, Opcode.STORE, rng, kind)
     causes = set()
 
     async def process(ctx):

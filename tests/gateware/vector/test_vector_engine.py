@@ -11,6 +11,7 @@ from lepton_verif.model.iss_state import CoreState, EngineFaultError
 from lepton_verif.model.iss_vector import prepare_vector
 from lepton_verif.random_program import random_words
 
+from tests.gateware.partition import KINDS
 from tests.gateware.vector.vector_bench import VectorDriver, VectorWithMemory, simulate
 
 ONE = 0x3F800000
@@ -103,11 +104,12 @@ def check_memory(found: CoreState, expected: CoreState, f: dict[str, int]):
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lanes", [4, 2, 1])
-def test_random_commands(seed, lanes):
+def test_random_commands(seed, lanes, kind):
     """Every operation, every pair of formats, in turn; stalls of each port; rows written in order, each once."""
     config, rng = config_of(lanes), np.random.default_rng([seed, lanes])
-    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} {lanes}"))
+    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} {lanes}"), kind)
     expected = copy_of(driver.state)
     formats = [(a, d) for a in Format for d in Format]
     ops = [VectorOp(number % len(VectorOp)) for number in range(len(formats) * (2 if lanes == 4 else 1))]
@@ -164,11 +166,12 @@ def run_steps(config: NpuConfig, f: dict[str, int], steps: int, state: CoreState
         run_vector(config, f | moved | {"count0": inner, "count1": 1}, state)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lanes", [4, 1])
-def test_out_of_range(seed, lanes):
+def test_out_of_range(seed, lanes, kind):
     """LOCAL_RANGE at the first missing row, exactly; the steps before it are written, nothing else; then silence."""
     config, rng = config_of(lanes), np.random.default_rng([seed, lanes])
-    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} {lanes}"))
+    driver = VectorDriver(config, filled(config, rng), random.Random(f"{seed} {lanes}"), kind)
     expected = copy_of(driver.state)
     partial = 0
 

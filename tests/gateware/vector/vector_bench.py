@@ -8,11 +8,14 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import connect
 from amaranth.sim import Simulator
+from lepton_npu.memory.bounds import whole
 from lepton_npu.memory.local_memory import LocalMemory
 from lepton_npu.memory.ports import LOCAL_READ_LATENCY
-from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+from lepton_npu.spec.config import NpuConfig
 from lepton_npu.vector.engine import VectorEngine
 from lepton_verif.model.iss_state import CoreState
+
+from tests.gateware.partition import Partition
 
 LIMIT = 6000
 """Cycles that one command may take."""
@@ -22,12 +25,13 @@ class VectorWithMemory(wiring.Component):
     """`VectorEngine` on a real `LocalMemory`, whose LOAD port fills it."""
 
     def __init__(self, config: NpuConfig):
-        self.vector, self.memory = VectorEngine(config), LocalMemory(config)
+        self.config, self.vector, self.memory = config, VectorEngine(config), LocalMemory(config)
         super().__init__({})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.vector, m.submodules.memory = self.vector, self.memory
+        m.d.comb += self.vector.bounds.eq(whole(self.config))
         for name in "abc":
             connect(m, getattr(self.vector, name), getattr(self.memory, f"vector_{name}"))
         connect(m, self.vector.write, self.memory.vector_write)
@@ -46,11 +50,13 @@ class VectorDriver:
 
     A read is answered exactly `LOCAL_READ_LATENCY` cycles after its handshake; requests are accepted with a
     probability drawn for each command and port. An address that names no row must never be asked for.
+    ``kind`` is one of `tests.gateware.partition.KINDS`: the core is of ``config``, or has it as a partition.
     """
 
-    def __init__(self, config: NpuConfig, state: CoreState, rng: random.Random):
+    def __init__(self, config: NpuConfig, state: CoreState, rng: random.Random, kind: str = "alone"):
         self.config, self.state, self.rng = config, state, rng
-        self.vector = VectorEngine(config)
+        self.part = Partition.draw(kind, config, rng)
+        self.vector = VectorEngine(self.part.core)
         self.engine = self.vector.engine
         self.reset = Signal()
         self.dut = ResetInserter(self.reset)(self.vector)
@@ -60,13 +66,10 @@ class VectorDriver:
         self.writes: list[int] = []
         self.seen = Counter()
 
-    def _local(self, address: int) -> bool:
-        config = self.config
-        return address < config.vmem_rows or ACC_SPACE <= address < ACC_SPACE + config.acc_rows
-
     async def cycle(self, ctx):
         """One cycle of the memory; what the engine reads and writes is noted."""
         vector, config = self.vector, self.config
+        ctx.set(vector.bounds, self.part.bounds)
         for name in "abc":
             port = getattr(vector, name)
             answer = self.due[name].popleft()
@@ -76,8 +79,7 @@ class VectorDriver:
             ctx.set(port.req.ready, ready)
             answer = None
             if ctx.get(port.req.valid):
-                address = ctx.get(port.req.payload)
-                assert self._local(address), f"{name} reads row 0x{address:x}"
+                address = self.part.local(ctx.get(port.req.payload))
                 if ready:
                     self.reads[name].append(address)
                     answer = int.from_bytes(self.state.local[address].tobytes(), "little")
@@ -86,7 +88,7 @@ class VectorDriver:
             self.due[name].append(answer)
         assert ctx.get(vector.row) == ctx.get(vector.write.en)
         if ctx.get(vector.write.en):
-            row = ctx.get(vector.write.addr)
+            row = self.part.vmem(ctx.get(vector.write.addr))
             words = ctx.get(vector.write.data).to_bytes(config.row_bytes, "little")
             self.state.vmem[row] = memoryview(words).cast("I")
             self.writes.append(row)
