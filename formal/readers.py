@@ -44,10 +44,22 @@ def _fetch(h: Harness) -> None:
     h.assume(
         "a jump is of a record taken since the last one, which had no error, and held", ~jump.valid | (since & dut.hold)
     )
+    failed = Signal()
+    with m.If((jump.valid & jump.ready) | dut.retry):
+        m.d.sync += failed.eq(0)
+    with m.Elif(dut.o.valid & dut.o.ready & dut.o.payload.error):
+        m.d.sync += failed.eq(1)
+    h.assume("a retry is of a record that came out as an error, while quiet", ~dut.retry | failed & dut.quiet)
+    h.assume("no jump meanwhile", ~failed | ~jump.valid)
     address_rules(
         h, h.prove, CONFIG, "AR", ar.valid, ar.ready, ar.payload.addr, ar.payload.len, most=FETCH_BEATS, rests=False
     )
     bursts = read_data(h, "r", ar.valid & ar.ready, ar.payload.len, FETCH_MOST, r.valid, r.ready, r.payload.last)
+    asks, rested = dut.mmu.request.valid, Signal()
+    m.d.sync += rested.eq(dut.quiet & ~dut.enable)
+    h.prove("quiet: nothing is in flight or asked", ~dut.quiet | (bursts.level == 0) & ~asks & ~dut.waiting)
+    h.prove("quiet stays while it is not enabled", ~rested | dut.quiet)
+    h.prove("nothing is offered while quiet and not enabled", ~dut.quiet | dut.enable | ~ar.valid)
     h.prove("AR: at most 4 records in flight", bursts.level + ar.valid <= FETCH_MOST)
     h.prove("AR: stays valid until it is taken", ~dut.waiting | ar.valid)
     h.prove("R: always ready", r.ready)
@@ -62,7 +74,13 @@ def _fetch(h: Harness) -> None:
     for i in range(FETCH_MOST):
         h.prove(f"inside: length of burst {i}", (bursts.level <= i) | (bursts.places[i] == FETCH_BEATS - 1))
     h.prove("inside: beats of the oldest", bursts.beat < FETCH_BEATS)
+    h.prove("inside: nothing is behind a record that failed", ~failed | dut.stopped & (queued == 0))
+    for i, entry in enumerate(dut.queue.entries):
+        behind = dut.stopped & (queued == i + 1)
+        h.prove(f"inside: nor behind one that is an error, place {i}", (queued <= i) | ~entry[RECORD_BITS] | behind)
+    h.prove("inside: refused once", ~dut.refused | ~dut.stopped)
     h.cover("four records are in flight", bursts.level == 4)
+    h.cover("a retry", dut.retry)
 
 
 PROOFS = [
@@ -84,6 +102,9 @@ PROOFS = [
         _fetch,
         {
             "three records ahead": Bug("control.fetch", "(ahead < _AHEAD)", "(ahead <= _AHEAD)"),
+            "quiet before the MMU has answered": Bug(
+                "control.fetch", "~origins.r_rdy & frames.quiet", "~origins.r_rdy"
+            ),
             "withdrawn by a low enable": Bug(
                 "control.fetch", "self.ar.valid.eq(waiting | (may_ask", "self.ar.valid.eq((may_ask"
             ),

@@ -42,7 +42,8 @@ class RecordFetch(wiring.Component):
     the ring beyond ``head`` is dropped, and read again after the body. Only a jump interrupts the reading ahead.
 
     A record that cannot be read (error response, no translation of its page, or without translation an address beyond
-    ``addr_width``) comes out as an error in its turn, and nothing is read after it.
+    ``addr_width``) comes out as an error in its turn, and nothing is read after it until a ``retry``: that goes back
+    to the record, as a jump to it would, and a body goes on with the rounds that were left.
 
     Parameters
     ----------
@@ -63,6 +64,9 @@ class RecordFetch(wiring.Component):
         Ask for no more records: the one that was taken last is a jump. ``jump`` is valid only while this is high.
     jump : In(stream of body_layout())
         Not while a body runs.
+    retry : In(1)
+        Read the record that came out as an error again, with a new translation. Only after the decoder has taken it,
+        and only while ``quiet``.
     ar, r : streams
         To `AxiMaster`. At most two records are in flight, and for a moment after a jump two more that are dropped.
     mmu : Out(TranslationSignature(config))
@@ -71,6 +75,8 @@ class RecordFetch(wiring.Component):
         Of the record that came out as an error.
     idle : Out(1)
         Nothing to read, nothing in flight.
+    quiet : Out(1)
+        No read is offered or in flight, and nothing is asked of the MMU. While ``enable`` is low that stays so.
     """
 
     def __init__(self, config: NpuConfig):
@@ -85,6 +91,7 @@ class RecordFetch(wiring.Component):
                 "index": Out(INDEX_BITS),
                 "hold": In(1),
                 "jump": In(stream.Signature(body_layout())),
+                "retry": In(1),
                 "ar": Out(stream.Signature(burst_layout(config))),
                 "r": In(stream.Signature(read_beat_layout(config))),
                 "mmu": Out(TranslationSignature(config)),
@@ -92,6 +99,7 @@ class RecordFetch(wiring.Component):
                 "error_address": Out(64),
                 "error_cause": Out(max(FaultCause).bit_length()),
                 "idle": Out(1),
+                "quiet": Out(1),
             }
         )
 
@@ -122,7 +130,7 @@ class RecordFetch(wiring.Component):
             ends_round.eq(records_left == 0),
             ends.eq((records_left == 0) & (rounds_left == 0)),
             pending.eq(looping | (asked != self.tail)),
-            settled.eq(~issue & ~jump),
+            settled.eq(~issue & ~jump & ~self.retry),
         ]
         with m.If(issue):
             with m.If(looping):
@@ -134,8 +142,27 @@ class RecordFetch(wiring.Component):
                 ]
             with m.Else():
                 m.d.sync += asked.eq(asked + 1)
+        # A body's counts at the record that the decoder takes next, a cycle late: where a retry begins.
+        took, records_then, rounds_then = Signal(), Signal.like(records_left), Signal.like(rounds_left)
+        with m.If(took):
+            ended = records_then == 0
+            m.d.sync += [
+                records_then.eq(Mux(ended, body.records, records_then) - 1),
+                rounds_then.eq(rounds_then - ended),
+            ]
+        failed_in_body = Signal(reset_less=True)
+        with m.If(self.retry):
+            m.d.sync += [
+                body_number.eq(self.error_address[_RECORD_LOG2:]),
+                records_left.eq(records_then),
+                rounds_left.eq(rounds_then),
+                looping.eq(failed_in_body),
+                asked.eq(self.head),
+            ]
         with m.If(jump):
             m.d.sync += [
+                records_then.eq(self.jump.payload.records - 1),
+                rounds_then.eq(self.jump.payload.count - 1),
                 body.eq(self.jump.payload),
                 body_number.eq(self.jump.payload.address[_RECORD_LOG2:]),
                 records_left.eq(self.jump.payload.records - 1),
@@ -158,7 +185,7 @@ class RecordFetch(wiring.Component):
             frames.page.eq(number[in_page:]),
             frames.body.eq(looping),
             frames.wanted.eq(wanted & was_settled & ~waiting),
-            frames.jump.eq(jump),
+            frames.jump.eq(jump | self.retry),
             self.ar.payload.addr.eq(Cat(Const(0, _RECORD_LOG2), physical)),
             self.ar.payload.len.eq(beats - 1),
             self.ar.valid.eq(waiting | (may_ask & ~self.mmu.hold)),
@@ -215,12 +242,15 @@ class RecordFetch(wiring.Component):
         with m.If(queue.w_en & entry.error):
             m.d.sync += [
                 stopped.eq(1),
+                failed_in_body.eq(entry.body),
                 self.error_address.eq(Cat(Const(0, _RECORD_LOG2), Mux(refused, number, origin.number))),
                 self.error_cause.eq(Mux(refused, refusal, FaultCause.BUS_FETCH)),
             ]
         with m.If(jump):
             # An error of a record that is dropped is one of nobody.
             m.d.sync += [dropped.eq(origins.level - take), stopped.eq(0)]
+        with m.Elif(self.retry):
+            m.d.sync += stopped.eq(0)  # nothing is in flight
         with m.Elif(take & (dropped != 0)):
             m.d.sync += dropped.eq(dropped - 1)
 
@@ -235,13 +265,15 @@ class RecordFetch(wiring.Component):
             queue.r_en.eq(self.o.ready),
             taken.eq(self.o.valid & self.o.ready & ~oldest.error),
             self.idle.eq(~looping & (asked == self.tail) & ~origins.r_rdy & ~queue.r_rdy & ~waiting),
+            self.quiet.eq(~waiting & ~origins.r_rdy & frames.quiet),
         ]
         m.d.sync += [
             self.index.eq(self.index + taken),
             self.head.eq(self.head + (taken & ~oldest.body)),
-            ahead.eq(Mux(jump, 0, ahead + issue - taken)),
+            took.eq(taken & oldest.body),
+            ahead.eq(Mux(jump | self.retry, 0, ahead + issue - taken)),
         ]
         # For proofs to look at.
         self.queue, self.origins, self.ahead, self.dropped = queue, origins, ahead, dropped
-        self.waiting, self.refused = waiting, refused
+        self.waiting, self.refused, self.stopped = waiting, refused, stopped
         return m

@@ -32,6 +32,8 @@ class FetchFrames(wiring.Component):
         The frame of ``page``, if that was the same in the cycle before.
     denied : Out(1), fault : Out(TranslationFault)
         There is no frame for ``page``.
+    quiet : Out(1)
+        Nothing is asked of the MMU. While ``wanted`` is low that stays so.
     mmu : Out(TranslationSignature(config))
     """
 
@@ -47,6 +49,7 @@ class FetchFrames(wiring.Component):
                 "frame": Out(frame_bits(config)),
                 "denied": Out(1),
                 "fault": Out(unsigned(max(TranslationFault).bit_length())),
+                "quiet": Out(1),
                 "mmu": Out(TranslationSignature(config)),
             }
         )
@@ -69,7 +72,7 @@ class FetchFrames(wiring.Component):
             request.payload.root.eq(mmu.space.root),
         ]
         m.d.sync += self.ready.eq(valid.bit_select(self.body, 1) & (chosen.page == self.page) & ~mmu.forget)
-        with m.FSM():
+        with m.FSM() as states:
             with m.State("IDLE"):
                 m.d.sync += [page.eq(self.page), body.eq(self.body), stale.eq(0), dropped.eq(0)]
                 with m.If(self.wanted & mmu.space.translate & ~self.ready & ~self.denied & ~self.jump & ~mmu.forget):
@@ -95,6 +98,7 @@ class FetchFrames(wiring.Component):
                                     ]
             with m.State("HELD"):  # ``ready`` is of what was held a cycle ago
                 m.next = "IDLE"
+        m.d.comb += self.quiet.eq(states.ongoing("IDLE") | states.ongoing("HELD"))
         with m.If(mmu.forget):
             m.d.sync += [valid.eq(0), self.denied.eq(0), stale.eq(1)]
         with m.If(self.jump):

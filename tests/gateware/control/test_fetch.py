@@ -49,7 +49,8 @@ class FetchDriver:
         self.records: list[int] = []
         self.bad: set[tuple[int, int]] = set()
         self.asked: list[int] = []
-        self.pending: deque[tuple[int, int]] = deque()  # address, cycle of the first beat
+        # Address, cycle of the first beat, and the beats that will have an error response.
+        self.pending: deque[tuple[int, int, set[int]]] = deque()
         self.beat = 0
         self.offering = False
         self.waiting: int | None = None
@@ -69,6 +70,14 @@ class FetchDriver:
     def at(self, address: int) -> int:
         """The record there; one that was never written is made up."""
         return self.memory.setdefault(address, self.rng.getrandbits(8 * RECORD_BYTES))
+
+    def physical(self, address: int) -> int:
+        """Where the bus is to ask for it."""
+        return address
+
+    def bad_beats(self, address: int) -> set[int]:
+        """The beats with an error response, of a read that is asked for now."""
+        return {beat for where, beat in self.bad if where == address}
 
     def post(self, limit: int):
         """Write a record and ring the doorbell, if there is room in the ring."""
@@ -95,9 +104,9 @@ class FetchDriver:
         ctx.set(dut.r.valid, self.offering)
         ctx.set(dut.r.payload, {"data": self.rng.getrandbits(width), "resp": 3, "last": 1})
         if self.offering:
-            where = self.pending[0][0]
+            where, _, bad = self.pending[0]
             data = self.at(where) >> self.beat * width & (1 << width) - 1
-            resp = SLVERR if (where, self.beat) in self.bad else 0
+            resp = SLVERR if self.beat in bad else 0
             ctx.set(dut.r.payload, {"data": data, "resp": resp, "last": self.beat == self.beats - 1})
 
         assert ctx.get(dut.head) == self.head
@@ -126,7 +135,7 @@ class FetchDriver:
         dut = self.dut
         if self.waiting is not None:
             assert ctx.get(dut.ar.valid), "ARVALID fell"
-            assert ctx.get(dut.ar.payload.addr) == self.waiting, "ARADDR changed"
+            assert ctx.get(dut.ar.payload.addr) == self.physical(self.waiting), "ARADDR changed"
         if not ctx.get(dut.ar.valid):
             return
         if self.waiting is None:
@@ -140,16 +149,17 @@ class FetchDriver:
                 assert self.ring_asked < len(self.records), "asks beyond the tail"
                 self.waiting = self.address(self.ring_asked)
                 self.ring_asked += 1
-            assert ctx.get(dut.ar.payload.addr) == self.waiting
+            assert ctx.get(dut.ar.payload.addr) == self.physical(self.waiting)
             assert ctx.get(dut.ar.payload.len) == self.beats - 1
         if ctx.get(dut.ar.ready):
             self.asked.append(self.waiting)
-            self.pending.append((self.waiting, self.cycles + self.rng.randint(1, self.latency)))
+            due = self.cycles + self.rng.randint(1, self.latency)
+            self.pending.append((self.waiting, due, self.bad_beats(self.waiting)))
             self.waiting = None
             assert len(self.pending) <= 2 * AHEAD
 
     def _take(self, ctx):
-        o, number = self.dut.o.payload, len(self.taken)
+        o, number = self.dut.o.payload, sum(not taken.error for taken in self.taken)
         in_body = bool(self.body)
         where = self.body.popleft() if in_body else self.address(self.head)
         error = ctx.get(o.error)
@@ -158,6 +168,8 @@ class FetchDriver:
         assert taken.index == number
         assert ctx.get(o.body) == in_body
         if error:
+            if in_body:
+                self.body.appendleft(where)
             return
         assert taken.bits == self.at(where)
         assert ctx.get(o.last) == (in_body and not self.body)
