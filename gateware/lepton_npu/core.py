@@ -1,6 +1,6 @@
 """One core: contexts, engines, memories, address translation, and the bus port."""
 
-from amaranth.hdl import Array, Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Array, Cat, Module, ResetInserter, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
 
@@ -81,6 +81,9 @@ class LeptonCore(wiring.Component):
                 m.d.comb += share.weights[number].eq(context.host.weight)
             bounds = Array(context.bounds.as_value() for context in contexts)[share.owner]
             m.d.comb += unit.bounds.eq(bounds)
+        m.d.comb += quant.context.eq(owners["quant"])
+        for number, context in enumerate(contexts):
+            m.d.comb += quant.forget[number].eq(ResetSignal() | context.host.core_reset)
 
         connect(m, flipped(self.m_axi), master.m_axi)
         connect(m, fetches.ar, master.fetch_ar)

@@ -83,6 +83,10 @@ extern "C" {
 #define LEPTON_NPU__CTRL__CLEAR_COUNTERS_bp 2
 #define LEPTON_NPU__CTRL__CLEAR_COUNTERS_bw 1
 #define LEPTON_NPU__CTRL__CLEAR_COUNTERS_reset 0x0
+#define LEPTON_NPU__CTRL__RESUME_bm 0x8
+#define LEPTON_NPU__CTRL__RESUME_bp 3
+#define LEPTON_NPU__CTRL__RESUME_bw 1
+#define LEPTON_NPU__CTRL__RESUME_reset 0x0
 
 // reg - lepton_npu::STATUS
 #define LEPTON_NPU__STATUS__IDLE_bm 0x1
@@ -162,6 +166,14 @@ extern "C" {
 #define LEPTON_NPU__WATCHDOG__CYCLES_bw 32
 #define LEPTON_NPU__WATCHDOG__CYCLES_reset 0x100000
 
+// reg - lepton_npu::CAPABILITIES2
+#define LEPTON_NPU__CAPABILITIES2__CONTEXTS_bm 0xf
+#define LEPTON_NPU__CAPABILITIES2__CONTEXTS_bp 0
+#define LEPTON_NPU__CAPABILITIES2__CONTEXTS_bw 4
+#define LEPTON_NPU__CAPABILITIES2__CONTEXT_bm 0xf00
+#define LEPTON_NPU__CAPABILITIES2__CONTEXT_bp 8
+#define LEPTON_NPU__CAPABILITIES2__CONTEXT_bw 4
+
 // reg - lepton_npu::FAULT_CAUSE
 #define LEPTON_NPU__FAULT_CAUSE__CAUSE_bm 0x1f
 #define LEPTON_NPU__FAULT_CAUSE__CAUSE_bp 0
@@ -177,6 +189,17 @@ extern "C" {
 #define LEPTON_NPU__FAULT_INDEX__INDEX_bp 0
 #define LEPTON_NPU__FAULT_INDEX__INDEX_bw 32
 
+// reg - lepton_npu::FAULT_ACCESS
+#define LEPTON_NPU__FAULT_ACCESS__ACCESS_bm 0x3
+#define LEPTON_NPU__FAULT_ACCESS__ACCESS_bp 0
+#define LEPTON_NPU__FAULT_ACCESS__ACCESS_bw 2
+#define LEPTON_NPU__FAULT_ACCESS__ASID_bm 0xff00
+#define LEPTON_NPU__FAULT_ACCESS__ASID_bp 8
+#define LEPTON_NPU__FAULT_ACCESS__ASID_bw 8
+#define LEPTON_NPU__FAULT_ACCESS__RESUMABLE_bm 0x80000000
+#define LEPTON_NPU__FAULT_ACCESS__RESUMABLE_bp 31
+#define LEPTON_NPU__FAULT_ACCESS__RESUMABLE_bw 1
+
 // reg - lepton_npu::FAULT_ADDRESS_LO
 #define LEPTON_NPU__FAULT_ADDRESS_LO__ADDRESS_bm 0xffffffff
 #define LEPTON_NPU__FAULT_ADDRESS_LO__ADDRESS_bp 0
@@ -186,6 +209,17 @@ extern "C" {
 #define LEPTON_NPU__FAULT_ADDRESS_HI__ADDRESS_bm 0xffffffff
 #define LEPTON_NPU__FAULT_ADDRESS_HI__ADDRESS_bp 0
 #define LEPTON_NPU__FAULT_ADDRESS_HI__ADDRESS_bw 32
+
+// reg - lepton_npu::WEIGHT
+#define LEPTON_NPU__WEIGHT__COMMANDS_bm 0xff
+#define LEPTON_NPU__WEIGHT__COMMANDS_bp 0
+#define LEPTON_NPU__WEIGHT__COMMANDS_bw 8
+#define LEPTON_NPU__WEIGHT__COMMANDS_reset 0x4
+
+// reg - lepton_npu::IRQ_CONTEXTS
+#define LEPTON_NPU__IRQ_CONTEXTS__PENDING_bm 0xff
+#define LEPTON_NPU__IRQ_CONTEXTS__PENDING_bp 0
+#define LEPTON_NPU__IRQ_CONTEXTS__PENDING_bw 8
 
 // reg - lepton_npu::SATP_LO
 #define LEPTON_NPU__SATP_LO__PPN_bm 0xffffffff
@@ -232,6 +266,30 @@ extern "C" {
 #define LEPTON_NPU__INVALIDATE__ASID_bp 8
 #define LEPTON_NPU__INVALIDATE__ASID_bw 8
 #define LEPTON_NPU__INVALIDATE__ASID_reset 0x0
+
+// reg - lepton_npu::VMEM_PARTITION
+#define LEPTON_NPU__VMEM_PARTITION__BASE_bm 0xffff
+#define LEPTON_NPU__VMEM_PARTITION__BASE_bp 0
+#define LEPTON_NPU__VMEM_PARTITION__BASE_bw 16
+#define LEPTON_NPU__VMEM_PARTITION__LOG2_bm 0x1f0000
+#define LEPTON_NPU__VMEM_PARTITION__LOG2_bp 16
+#define LEPTON_NPU__VMEM_PARTITION__LOG2_bw 5
+
+// reg - lepton_npu::ACC_PARTITION
+#define LEPTON_NPU__ACC_PARTITION__BASE_bm 0xffff
+#define LEPTON_NPU__ACC_PARTITION__BASE_bp 0
+#define LEPTON_NPU__ACC_PARTITION__BASE_bw 16
+#define LEPTON_NPU__ACC_PARTITION__LOG2_bm 0x1f0000
+#define LEPTON_NPU__ACC_PARTITION__LOG2_bp 16
+#define LEPTON_NPU__ACC_PARTITION__LOG2_bw 5
+
+// reg - lepton_npu::TILE_PARTITION
+#define LEPTON_NPU__TILE_PARTITION__BASE_bm 0xffff
+#define LEPTON_NPU__TILE_PARTITION__BASE_bp 0
+#define LEPTON_NPU__TILE_PARTITION__BASE_bw 16
+#define LEPTON_NPU__TILE_PARTITION__LOG2_bm 0x1f0000
+#define LEPTON_NPU__TILE_PARTITION__LOG2_bp 16
+#define LEPTON_NPU__TILE_PARTITION__LOG2_bw 5
 
 // reg - lepton_npu::CYCLES_LO
 #define LEPTON_NPU__CYCLES_LO__COUNT_bm 0xffffffff
@@ -418,20 +476,23 @@ typedef struct __attribute__ ((__packed__)) {
     uint32_t TAIL;
     uint32_t HEAD;
     uint32_t WATCHDOG;
-    uint8_t RESERVED_3c_3f[0x4];
+    uint32_t CAPABILITIES2;
     uint32_t FAULT_CAUSE;
     uint32_t FAULT_ENGINE;
     uint32_t FAULT_INDEX;
-    uint8_t RESERVED_4c_4f[0x4];
+    uint32_t FAULT_ACCESS;
     uint32_t FAULT_ADDRESS_LO;
     uint32_t FAULT_ADDRESS_HI;
-    uint8_t RESERVED_58_5f[0x8];
+    uint32_t WEIGHT;
+    uint32_t IRQ_CONTEXTS;
     uint32_t SATP_LO;
     uint32_t SATP_HI;
     uint32_t INVALIDATE_LO;
     uint32_t INVALIDATE_HI;
     uint32_t INVALIDATE;
-    uint8_t RESERVED_74_7f[0xc];
+    uint32_t VMEM_PARTITION;
+    uint32_t ACC_PARTITION;
+    uint32_t TILE_PARTITION;
     uint32_t CYCLES_LO;
     uint32_t CYCLES_HI;
     uint32_t MATMUL_BUSY_LO;

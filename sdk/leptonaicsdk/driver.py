@@ -4,15 +4,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lepton_npu.spec.commands import Engine, FaultCause
-from lepton_npu.spec.translation import ASID_BITS, PPN_BITS, Invalidate
+from lepton_npu.spec.translation import ASID_BITS, PPN_BITS, Access, Invalidate
 
 from .errors import LeptonError
-from .registers import REGISTERS
+from .registers import REGISTERS, Register
 
 __all__ = ["COUNTERS", "CoreFaultError", "Driver", "Fault", "RegisterBus", "satp"]
 
-ENABLE, RESET, CLEAR_COUNTERS = 1 << 0, 1 << 1, 1 << 2
+ENABLE, RESET, CLEAR_COUNTERS, RESUME = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 IRQ_DONE, IRQ_FAULT = 1 << 0, 1 << 1
+PAGE_BITS = 12
+"""Bits of an address within the registers of a context."""
 STATUS_IDLE, STATUS_RESETTING, STATUS_INVALIDATING = 1 << 0, 1 << 3, 1 << 4
 
 COUNTERS = (
@@ -46,12 +48,27 @@ class RegisterBus(Protocol):
 
 @dataclass(frozen=True)
 class Fault:
-    """The first fault since reset: what, where, and which command (how many the core executed before it)."""
+    """The first fault since reset or resume: what, where, and which command (how many the core executed before it).
+
+    Attributes
+    ----------
+    cause, engine, index, address :
+        As in the registers.
+    access : Access
+        What the command did with memory.
+    asid : int
+        Number of its address space; 0 without translation.
+    resumable : bool
+        Whether the context can go on at this command, once the cause is mended.
+    """
 
     cause: FaultCause
     engine: Engine
     index: int
     address: int
+    access: Access = Access.FETCH
+    asid: int = 0
+    resumable: bool = False
 
     def __str__(self) -> str:
         return f"{self.cause.name} in {self.engine.name}, command {self.index}, address 0x{self.address:x}"
@@ -76,33 +93,41 @@ def satp(root: int | None, asid: int = 0) -> dict[str, int]:
     return {"SATP_LO": root & 0xFFFFFFFF, "SATP_HI": high}
 
 
+def _values(register: Register, value: int) -> dict[str, int]:
+    """The fields of a register that was read."""
+    return {field.name: value >> field.lsb & (1 << field.width) - 1 for field in register.fields}
+
+
 class CoreFaultError(LeptonError, RuntimeError):
-    """The core stopped with a fault, kept as ``fault``; ``where`` says what is at its address, if that is known."""
+    """A context stopped with a fault, kept as ``fault``; ``where`` says what is at its address, if that is known."""
 
     def __init__(self, fault: Fault, where: str | None = None):
-        super().__init__(f"the core stopped: {fault}" + (f" ({where})" if where else ""))
+        text = f"the core stopped: {fault}" + (f" ({where})" if where else "")
+        super().__init__(text + ("; it can be resumed" if fault.resumable else ""))
         self.fault, self.where = fault, where
 
 
 class Driver:
-    """A core behind a `RegisterBus`, by register names.
+    """A context of a core behind a `RegisterBus`, by register names.
 
     Parameters
     ----------
     bus : RegisterBus
         Reaches the core's registers.
+    context : int
+        Whose registers.
     """
 
-    def __init__(self, bus: RegisterBus):
-        self._bus = bus
+    def __init__(self, bus: RegisterBus, context: int = 0):
+        self._bus, self._page = bus, context << PAGE_BITS
 
     def read(self, name: str) -> int:
         """Read a register by its name."""
-        return self._bus.read(REGISTERS[name].address)
+        return self._bus.read(self._page | REGISTERS[name].address)
 
     def write(self, name: str, value: int):
         """Write a register by its name."""
-        self._bus.write(REGISTERS[name].address, value)
+        self._bus.write(self._page | REGISTERS[name].address, value)
 
     def _read64(self, name: str) -> int:
         low = self.read(f"{name}_LO")  # latches the high half
@@ -160,7 +185,35 @@ class Driver:
         cause = FaultCause(self.read("FAULT_CAUSE"))
         if cause == FaultCause.NONE:
             return None
-        return Fault(cause, Engine(self.read("FAULT_ENGINE")), self.read("FAULT_INDEX"), self._read64("FAULT_ADDRESS"))
+        more = _values(REGISTERS["FAULT_ACCESS"], self.read("FAULT_ACCESS"))
+        return Fault(
+            cause, Engine(self.read("FAULT_ENGINE")), self.read("FAULT_INDEX"), self._read64("FAULT_ADDRESS"),
+            Access(more["ACCESS"]), more["ASID"], bool(more["RESUMABLE"]),
+        )  # fmt: skip
+
+    def resume(self):
+        """End a fault and go on at the command at fault; no effect unless the fault is ``resumable``."""
+        self.write("CTRL", ENABLE | RESUME)
+
+    def set_partition(self, vmem_rows: range, acc_rows: range, tiles: range):
+        """What the context has of the memories on the chip; only while it is disabled or idle.
+
+        Raises
+        ------
+        ValueError
+            For a part whose size is no power of two, or that does not begin at a multiple of it.
+        """
+        parts = {"VMEM_PARTITION": vmem_rows, "ACC_PARTITION": acc_rows, "TILE_PARTITION": tiles}
+        for name, part in parts.items():
+            size = len(part)
+            if part.step != 1 or not size or size & (size - 1) or part.start % size:
+                raise ValueError(f"{name} must be a power of two of rows from a multiple of it on, not {part}")
+            fields = {field.name: field.lsb for field in REGISTERS[name].fields}
+            self.write(name, part.start << fields["BASE"] | (size.bit_length() - 1) << fields["LOG2"])
+
+    def set_weight(self, commands: int):
+        """Commands that the context may start in a row on an engine for which another one waits."""
+        self.write("WEIGHT", commands)
 
     def check(self):
         """Raise `CoreFaultError` if the core has stopped with a fault."""

@@ -209,10 +209,10 @@ def test_sizes(values):
 def test_presets():
     assert PRESETS["default"] == NpuConfig()
     assert {name: config.contexts for name, config in PRESETS.items()} == {
-        "tiny": 4,
+        "tiny": 1,
         "ecp5": 1,
         "default": 4,
-        "train": 4,
+        "train": 1,
         "large": 4,
     }
     for config in PRESETS.values():

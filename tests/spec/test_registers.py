@@ -73,9 +73,10 @@ def test_fault_fields_hold_every_value():
 def test_access_and_reset():
     assert {r.name for r in REGISTERS.values() if r.access == "w1c"} == {"IRQ_STATUS"}
     rw = "CTRL IRQ_ENABLE RING_LOG2 RING_BASE_LO RING_BASE_HI TAIL WATCHDOG "
+    rw += "WEIGHT VMEM_PARTITION ACC_PARTITION TILE_PARTITION "
     rw += "SATP_LO SATP_HI INVALIDATE_LO INVALIDATE_HI INVALIDATE"
     assert {r.name for r in REGISTERS.values() if r.access == "rw"} == set(rw.split())
-    assert [f.access for f in REGISTERS["CTRL"].fields] == ["rw", "pulse", "pulse"]
+    assert [f.access for f in REGISTERS["CTRL"].fields] == ["rw", "pulse", "pulse", "pulse"]
     cleared = {f"{r.name}.{f.name}" for r in REGISTERS.values() for f in r.fields if f.soft_reset}
     assert cleared == {"CTRL.ENABLE", "IRQ_STATUS.DONE", "IRQ_STATUS.FAULT", "TAIL.COUNT"}
     assert REGISTERS["WATCHDOG"].reset == 1048576
@@ -83,5 +84,5 @@ def test_access_and_reset():
 
 
 def test_a_field_that_is_not_there():
-    with pytest.raises(KeyError, match=r"CTRL has no field 'HALT'; its fields are ENABLE, RESET, CLEAR_COUNTERS"):
+    with pytest.raises(KeyError, match=r"CTRL has no field 'HALT'; its fields are ENABLE, RESET, CLEAR_COUNTERS, RESUME"):
         REGISTERS["CTRL"].field("HALT")

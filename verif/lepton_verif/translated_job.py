@@ -14,7 +14,9 @@ PHYSICAL_BASE = 0x0020_0000
 """Byte address of the memory: not that of any job, so that an address that was not translated finds nothing."""
 
 
-def translated(job: Job, rng: np.random.Generator, *, page_bytes: int = PAGE_BYTES) -> Job:
+def translated(
+    job: Job, rng: np.random.Generator, *, page_bytes: int = PAGE_BYTES, physical_base: int = PHYSICAL_BASE
+) -> Job:
     """``job`` behind a page table.
 
     Parameters
@@ -25,6 +27,8 @@ def translated(job: Job, rng: np.random.Generator, *, page_bytes: int = PAGE_BYT
         Chooses the frames of 4 KiB pages; tables are among them.
     page_bytes : int
         4096; or larger, and then frames are in the order of their addresses, and the memory is as large as it takes.
+    physical_base : int
+        Byte address of the memory, or the next multiple of a page.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def translated(job: Job, rng: np.random.Generator, *, page_bytes: int = PAGE_BYT
     frames_each = page_bytes // PAGE_BYTES
     pages = (end - first) // page_bytes
     tables = 2 * len(PAGE_SIZES) + pages // 512 + 1  # more than the table can have
-    base = -(-PHYSICAL_BASE // page_bytes) * page_bytes
+    base = -(-physical_base // page_bytes) * page_bytes
     number = base // PAGE_BYTES  # of the first frame
     if page_bytes == PAGE_BYTES:
         order = number + rng.permutation(pages + tables)

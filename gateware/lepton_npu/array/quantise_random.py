@@ -1,10 +1,12 @@
 """Random numbers of stochastic rounding: docs/numerics.md, section 6."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lepton_npu.control.contexts import context_bits
 from lepton_npu.spec.commands import SEED_AT_RESET
+from lepton_npu.spec.config import NpuConfig
 
 __all__ = ["NUMBER_BITS", "RowStates", "lane_numbers"]
 
@@ -48,8 +50,19 @@ def lane_numbers(state, lanes: int) -> list:
 class RowStates(wiring.Component):
     """The generator, which gives a state for each row of a tile, and the same ones for each plane of the tile.
 
+    Each context has a state of its own, which no reset of the engine touches: numbers depend on what the context itself
+    has done.
+
+    Parameters
+    ----------
+    config : NpuConfig
+
     Members
     -------
+    context : In(context_bits(config))
+        Whose state it is; changes only between tiles.
+    forget : In(contexts)
+        Of the contexts whose bits are set, the state is that after reset. This is the only reset it has.
     seed : In(32), load : In(1)
         Replaces the state; not while ``step`` is high.
     step : In(1)
@@ -62,24 +75,43 @@ class RowStates(wiring.Component):
         In the same cycle.
     """
 
-    seed: In(STATE_BITS)
-    load: In(1)
-    step: In(1)
-    first: In(1)
-    again: In(1)
-    state: Out(STATE_BITS)
+    def __init__(self, config: NpuConfig):
+        self._count = config.contexts
+        super().__init__(
+            {
+                "context": In(context_bits(config)),
+                "forget": In(config.contexts),
+                "seed": In(STATE_BITS),
+                "load": In(1),
+                "step": In(1),
+                "first": In(1),
+                "again": In(1),
+                "state": Out(STATE_BITS),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
-        last = Signal(STATE_BITS, init=SEED_AT_RESET)
+        lasts = [
+            Signal(STATE_BITS, name=f"last{number}", init=SEED_AT_RESET, reset_less=True)
+            for number in range(self._count)
+        ]
+        last, following = Signal(STATE_BITS), Signal(STATE_BITS)
         start = Signal(STATE_BITS, reset_less=True)
-        m.d.comb += self.state.eq(_advanced(last))
+        m.d.comb += [
+            last.eq(Array(lasts)[self.context]),
+            self.state.eq(_advanced(last)),
+            following.eq(self.state),
+        ]
         with m.If(self.load):
-            m.d.sync += last.eq(self.seed)
-        with m.Elif(self.step):
-            m.d.sync += last.eq(self.state)
-            with m.If(self.first):
-                m.d.sync += start.eq(last)
-            with m.If(self.again):
-                m.d.sync += last.eq(start)
+            m.d.comb += following.eq(self.seed)
+        with m.Elif(self.again):
+            m.d.comb += following.eq(start)
+        with m.If(self.step & self.first):
+            m.d.sync += start.eq(last)
+        for number, register in enumerate(lasts):
+            with m.If(self.forget[number]):
+                m.d.sync += register.eq(SEED_AT_RESET)
+            with m.Elif((self.load | self.step) & (self.context == number)):
+                m.d.sync += register.eq(following)
         return m

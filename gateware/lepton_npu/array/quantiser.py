@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from lepton_npu.control.contexts import context_bits
 from lepton_npu.control.engine import INDEX_BITS, EngineSignature
 from lepton_npu.memory.block_ram import block_ram, read_block_ram
 from lepton_npu.memory.bounds import bounds_layout, to_local, to_tile
@@ -50,6 +51,8 @@ class QuantEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(QUANT, SEED))
+    context : In(context_bits(config)), forget : In(contexts)
+        Of `RowStates`.
     bounds : In(bounds_layout(config))
         Rows and tiles that commands may use; changes only while the engine holds none.
     source : Out(LocalReadPort(config))
@@ -66,6 +69,8 @@ class QuantEngine(wiring.Component):
             {
                 "engine": Out(EngineSignature(*OPCODES)),
                 "bounds": In(bounds_layout(config)),
+                "context": In(context_bits(config)),
+                "forget": In(config.contexts),
                 "source": Out(LocalReadPort(config)),
                 "tiles": Out(TileWritePort(config)),
                 "row_read": Out(1),
@@ -92,7 +97,7 @@ class QuantEngine(wiring.Component):
 
         m.submodules.walk = walk = QuantWalk(config)
         m.submodules.convert = convert = QuantConverter(config)
-        m.submodules.states = states = RowStates()
+        m.submodules.states = states = RowStates(config)
         m.submodules.buffer = buffer = block_ram(config.row_bits, self.slots * side)
 
         # ---- Commands accepted and tiles begun that are not finished.
@@ -114,6 +119,8 @@ class QuantEngine(wiring.Component):
             started.eq(engine.cmd.valid & engine.cmd.ready),
             states.seed.eq(engine.cmd.payload.seed),
             states.load.eq(started & is_seed),
+            states.context.eq(self.context),
+            states.forget.eq(self.forget),
             engine.busy.eq(commands != 0),
             engine.quiet.eq(1),
         ]

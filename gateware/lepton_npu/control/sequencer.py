@@ -116,6 +116,7 @@ class Sequencer(wiring.Component):
             fetch.ring_log2.eq(self.ring_log2),
             fetch.tail.eq(self.tail),
             self.head.eq(fetch.head),
+            self.quiet.eq(fetch.quiet),
         ]
         # A cycle late, as is the fetch when it sees a new tail.
         m.d.sync += [overrun.eq(self.enable & too_many), fetch.enable.eq(self.enable & ~too_many & ~halt)]

@@ -7,7 +7,8 @@ from amaranth.hdl._ir import PortDirection
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
-from lepton_npu.control.register_bank import EVENTS, RegisterBank
+from lepton_npu.control.contexts import EVENTS
+from lepton_npu.control.register_bank import RegisterBank
 from lepton_npu.spec.config import PRESETS
 from lepton_npu.spec.registers import COUNTERS, REGISTERS
 from lepton_npu.verilog import port_names
@@ -79,7 +80,7 @@ class Watcher:
     def __init__(self, dut):
         self.dut = dut
         self.doorbells: list[int] = []
-        self.resets = 0
+        self.resets = self.resumes = 0
         self.invalidations: list[int] = []
         self.address_first = self.data_first = self.overlapped = 0
         self.counts = dict.fromkeys(COUNTERS, 0)
@@ -121,6 +122,7 @@ class Watcher:
         if self._get("doorbell"):
             self.doorbells.append(self._get("tail"))
         self.resets += self._get("reset_request")
+        self.resumes += self._get("resume_request")
         if self._get("invalidate_request"):
             self.invalidations.append(self._get("invalidate"))
         events = self._get("events")

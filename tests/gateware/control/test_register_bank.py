@@ -5,10 +5,12 @@ import random
 import cocotb
 import lepton_sim
 import pytest
+from amaranth.sim import Simulator
 from cocotb.triggers import FallingEdge
+from lepton_npu.control.partition import partition_layout
 from lepton_npu.control.register_bank import RegisterBank
 from lepton_npu.mmu.ports import invalidate_layout, space_layout
-from lepton_npu.spec.config import PRESETS
+from lepton_npu.spec.config import PRESETS, NpuConfig
 from lepton_npu.spec.registers import COUNTERS, REGISTERS
 
 from tests.gateware.control.register_bench import ALL, CORE_INPUTS, EVENT_BITS, OKAY, OUTPUTS, SLVERR, pulse, start
@@ -28,6 +30,22 @@ def merge(old: int, new: int, strobes: int) -> int:
     return old & ~bits | new & bits
 
 
+def initial(name: str) -> int | None:
+    """The value after a hardware reset, as far as the definition or the configuration tells; else None."""
+    sizes = {"VMEM_PARTITION": CONFIG.vmem_rows, "ACC_PARTITION": CONFIG.acc_rows, "TILE_PARTITION": CONFIG.tiles}
+    if name in sizes:
+        return (sizes[name].bit_length() - 1) << REGISTERS[name].field("LOG2").lsb
+    return REGISTERS[name].reset
+
+
+def _partition(bits: int) -> dict[str, int]:
+    """The partition registers, by name."""
+    return {
+        f"{name.upper()}_PARTITION": bits >> field.offset & (1 << field.width) - 1
+        for name, field in partition_layout()
+    }
+
+
 def outputs(dut) -> dict[str, int]:
     """What the core is given, as register values."""
     base = int(dut.ring_base.value)
@@ -44,6 +62,8 @@ def outputs(dut) -> dict[str, int]:
         "INVALIDATE_LO": invalidate["page"] << 12 & ALL,
         "INVALIDATE_HI": invalidate["page"] >> 20,
         "INVALIDATE": invalidate["asid"] << 8 | invalidate["kind"] << 4,
+        "WEIGHT": int(dut.weight.value),
+        **_partition(int(dut.partition.value)),
     }
 
 
@@ -61,11 +81,11 @@ async def after_reset(dut):
     host, _ = await start(dut)
     for name in OUTPUTS:
         assert getattr(dut, name).value.is_resolvable, f"{name} is {getattr(dut, name).value}"
-    for name, register in REGISTERS.items():
-        if register.reset is not None:
-            assert await host.value(name) == register.reset, name
+    for name in REGISTERS:
+        if (reset := initial(name)) is not None:
+            assert await host.value(name) == reset, name
     for name, value in outputs(dut).items():
-        assert value == REGISTERS[name].reset, name
+        assert value == initial(name), name
     assert await host.value("ID") == int.from_bytes(b"LNPU", "big")
     assert await host.value("WATCHDOG") == 1 << 20
     assert await host.value("STATUS") == 1
@@ -75,13 +95,14 @@ async def after_reset(dut):
     capabilities = await host.value("CAPABILITIES1")
     sizes = ("addr_width", "outstanding", "queue_depth", "tlb_entries")
     assert [capabilities >> 8 * place & 255 for place in range(4)] == [getattr(CONFIG, name) for name in sizes]
+    assert await host.value("CAPABILITIES2") == CONFIG.contexts
 
 
 @cocotb.test(**LIMIT)
 async def every_bit(dut):
     """Each bit of each rw register alone and at random, with every strobe: nothing else changes, outputs follow."""
     host, watcher = await start(dut)
-    model = {name: REGISTERS[name].reset for name in WRITABLE}
+    model = {name: initial(name) for name in WRITABLE}
     writes = [(name, bits, 15) for name in WRITABLE for bit in range(32) for bits in (1 << bit, ALL ^ 1 << bit)]
     writes += [(name, random.getrandbits(32), strobes) for name in WRITABLE for strobes in range(16)]
     random.shuffle(writes)
@@ -108,6 +129,7 @@ async def every_bit(dut):
         ]
     # Without strobes 0 nothing of CTRL's low byte is written.
     assert watcher.resets == sum(name == "CTRL" and data >> 1 & strobes & 1 for name, data, strobes in writes)
+    assert watcher.resumes == sum(name == "CTRL" and data >> 3 & strobes & 1 for name, data, strobes in writes)
 
 
 @cocotb.test(**LIMIT)
@@ -130,6 +152,8 @@ async def core_values(dut):
             "FAULT_CAUSE": state["fault_cause"] * valid,
             "FAULT_ENGINE": state["fault_engine"] * valid,
             "FAULT_INDEX": state["fault_index"] * valid,
+            "FAULT_ACCESS": (state["fault_access"] | state["resumable"] << 31) * valid,
+            "IRQ_CONTEXTS": state["pending"],
             "FAULT_ADDRESS_LO": (state["fault_address"] & ALL) * valid,
             "FAULT_ADDRESS_HI": (state["fault_address"] >> 32) * valid,
         }
@@ -141,6 +165,21 @@ async def core_values(dut):
         before = await host.value(name)
         assert await host.write(name, ALL ^ before) == SLVERR, name
         assert await host.value(name) == before, name
+
+
+@cocotb.test(**LIMIT)
+async def address_space_of_a_fault(dut):
+    """FAULT_ACCESS.ASID is that of SATP at the fault, whatever SATP is later; 0 without translation."""
+    host, _ = await start(dut)
+    asid = REGISTERS["FAULT_ACCESS"].field("ASID").lsb
+    for translate in (1, 0):
+        await host.write("SATP_HI", translate << 31 | 0xA5 << 12)
+        await pulse(dut, "fault_event")
+        dut.fault_valid.value = 1
+        await host.write("SATP_HI", 1 << 31 | 0x3C << 12)
+        assert await host.value("FAULT_ACCESS") == (0xA5 << asid) * translate
+        dut.fault_valid.value = 0
+        assert await host.value("FAULT_ACCESS") == 0
 
 
 @cocotb.test(**LIMIT)
@@ -330,7 +369,7 @@ async def carry_into_the_high_half(dut):
 async def both_directions(dut):
     """Writes and reads at the same time, paused at random: none disturbs the other, none is lost."""
     host, watcher = await start(dut)
-    model = {name: REGISTERS[name].reset for name in WRITABLE}
+    model = {name: initial(name) for name in WRITABLE}
     mine = ["WATCHDOG", "RING_BASE_LO", "RING_LOG2"]
 
     async def writer():
@@ -367,3 +406,27 @@ def test_register_bank(sim):
 def test_config_is_checked():
     with pytest.raises(TypeError, match="config must be an NpuConfig, not 16"):
         RegisterBank(16)
+
+
+@pytest.mark.parametrize("context", range(4))
+def test_initial_partition(context):
+    """Context 0 has everything, the others the share of their number; all sizes are those of the configuration."""
+    config = NpuConfig(contexts=4)
+    dut = RegisterBank(config, context)
+    sizes = {"vmem": config.vmem_rows, "acc": config.acc_rows, "tile": config.tiles}
+
+    async def bench(ctx):
+        for name, size in sizes.items():
+            found = ctx.get(dut.partition[name])
+            share = size // 4 if context else size
+            assert (1 << found["log2"], found["base"]) == (share, context * share), name
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize("context", [-1, 2])
+def test_no_such_context(context):
+    with pytest.raises(ValueError, match=rf"context must be from 0 to 1, not {context}"):
+        RegisterBank(NpuConfig(contexts=2), context)

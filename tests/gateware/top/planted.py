@@ -11,6 +11,7 @@ from lepton_npu.control.addresses import AddressRegisters
 from lepton_npu.control.fetch import RecordFetch
 from lepton_npu.control.semaphores import SemaphoreFile
 from lepton_npu.spec.commands import Engine
+from lepton_npu.spec.config import PRESETS
 
 __all__ = ["BUGS"]
 
@@ -130,8 +131,8 @@ class RestlessPlanes(RowStates):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.inner = inner = RowStates()
-        for name in ("seed", "load", "step", "first"):
+        m.submodules.inner = inner = RowStates(PRESETS["tiny"])
+        for name in ("context", "forget", "seed", "load", "step", "first"):
             m.d.comb += getattr(inner, name).eq(getattr(self, name))
         m.d.comb += self.state.eq(inner.state)
         return m
