@@ -46,9 +46,7 @@ class LeptonCore(wiring.Component):
         if not isinstance(config, NpuConfig):
             raise TypeError(f"config must be an NpuConfig, not {config!r}")
         self._config = config
-        super().__init__(
-            {"m_axi": Out(AxiSignature(config)), "contexts": Out(HostSignature()).array(config.contexts)}
-        )
+        super().__init__({"m_axi": Out(AxiSignature(config)), "contexts": Out(HostSignature()).array(config.contexts)})
 
     def elaborate(self, platform):
         m = Module()

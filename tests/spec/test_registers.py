@@ -84,5 +84,7 @@ def test_access_and_reset():
 
 
 def test_a_field_that_is_not_there():
-    with pytest.raises(KeyError, match=r"CTRL has no field 'HALT'; its fields are ENABLE, RESET, CLEAR_COUNTERS, RESUME"):
+    with pytest.raises(
+        KeyError, match=r"CTRL has no field 'HALT'; its fields are ENABLE, RESET, CLEAR_COUNTERS, RESUME"
+    ):
         REGISTERS["CTRL"].field("HALT")

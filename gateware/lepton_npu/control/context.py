@@ -19,7 +19,6 @@ from .soft_reset import SoftReset
 __all__ = ["Context"]
 
 
-
 class Context(wiring.Component):
     """A command stream of its own (docs/contexts.md). Everything in it but the registers starts anew at its reset.
 

@@ -142,10 +142,9 @@ class EngineShare(wiring.Component):
             with m.If(self.engine_reset & (cycles == RESET_CYCLES - 1)):
                 m.d.sync += rewind.eq(owned[number])
         with m.FSM():
-            with m.State("SERVE"):
-                with m.If(fails | (owner_halts & (held != 0))):
-                    m.d.sync += serving.eq(0)
-                    m.next = "DRAIN"
+            with m.State("SERVE"), m.If(fails | (owner_halts & (held != 0))):
+                m.d.sync += serving.eq(0)
+                m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.comb += engine.halt.eq(1)
                 m.d.sync += [cycles.eq(0), failed.eq(engine.quiet)]

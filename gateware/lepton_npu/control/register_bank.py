@@ -254,7 +254,9 @@ class RegisterBank(wiring.Component):
             m.d.comb += selected.eq(write & (address == register.address))
             for field in register.fields:
                 name = f"{register.name}.{field.name}"
-                value = Signal(field.width, init=self._initial(register.name, field), name=name.replace(".", "_").lower())
+                value = Signal(
+                    field.width, init=self._initial(register.name, field), name=name.replace(".", "_").lower()
+                )
                 bits = slice(field.lsb, field.lsb + field.width)
                 written, kept = word[bits] & mask[bits], ~mask[bits]
                 match field.access:

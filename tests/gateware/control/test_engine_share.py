@@ -225,7 +225,7 @@ def test_alone_costs_nothing():
 
 
 def test_stuck_context_holds_nobody_up():
-    """A context that has an engine, runs nothing and offers nothing, loses it to one that waits, whatever its weight."""
+    """A context with an engine, which runs and offers nothing, loses it to one that waits, whatever the weights."""
     dut = EngineShare(NpuConfig(contexts=2), Opcode.MATMUL)
 
     async def bench(ctx):

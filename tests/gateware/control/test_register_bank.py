@@ -41,8 +41,7 @@ def initial(name: str) -> int | None:
 def _partition(bits: int) -> dict[str, int]:
     """The partition registers, by name."""
     return {
-        f"{name.upper()}_PARTITION": bits >> field.offset & (1 << field.width) - 1
-        for name, field in partition_layout()
+        f"{name.upper()}_PARTITION": bits >> field.offset & (1 << field.width) - 1 for name, field in partition_layout()
     }
 
 
