@@ -80,7 +80,8 @@ def run_together(
         driver.translate(jobs[number].root, asid=number + 1)
         driver.start(jobs[number].ring, jobs[number].ring_log2)
     first = harness.cycle
-    waiting, ended = list(jobs), {}
+    waiting = list(jobs)
+    ended: dict[int, int] = {}
     for number in waiting:
         drivers[number].doorbell(jobs[number].records)
         if rng.random() < 0.5:

@@ -25,9 +25,9 @@ __all__ = ["AxiMaster"]
 class AxiMaster(wiring.Component):
     """Joins page walker, command fetch and LOAD engine (reads) and the STORE engine (writes) to one AXI4 port.
 
-    The walker goes first, then the fetch; they have one read, and four records for each
-    context, in flight at most, so LOAD is not starved. Read addresses pass through a register (1 cycle); read data are told apart by RID, so the three streams may
-    come interleaved. Everything else passes unchanged.
+    The walker goes first, then the fetch; they have one read, and four records for each context, in flight at most, so
+    LOAD is not starved. Read addresses pass through a register (1 cycle); read data are told apart by RID, so the three
+    streams may come interleaved. Everything else passes unchanged.
 
     Parameters
     ----------
