@@ -20,7 +20,7 @@ ONLY   ?=
 ARGS   ?=
 options = $(if $(SIM),--sim $(SIM)) $(if $(PRESET),--preset $(PRESET)) $(if $(SEED),--seed $(SEED))
 
-.PHONY: help venv sim test soak tables formal mnist rtl lint format synth bench docs clean distclean
+.PHONY: help venv sim test soak hostile tables formal mnist rtl lint format synth bench docs clean distclean
 
 help: ## this list
 	@echo "Lepton NPU: targets"
@@ -45,6 +45,10 @@ test: $(STAMP) ## all tests on both simulators; JUnit results in build/results.x
 soak: $(STAMP) ## random command programs, RTL against the instruction-set simulator, on all cores [PROGRAMS= SEED= PRESET=]
 	@sim/setup.sh $(if $(filter icarus,$(SIM)),icarus,verilator)
 	@$(PY) -m lepton_sim.soak $(options) $(if $(PROGRAMS),--programs $(PROGRAMS)) $(ARGS)
+
+hostile: $(STAMP) ## contexts that do all the wrong things beside others whose results must not change [EVENTS= SEED=]
+	@sim/setup.sh verilator
+	@$(PY) -m lepton_sim.hostile $(if $(SEED),--seed $(SEED)) $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 tables: $(STAMP) ## random page tables, RTL of the MMU against the model [TABLES= SEED= PRESET=]
 	@sim/setup.sh verilator

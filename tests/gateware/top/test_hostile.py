@@ -1,0 +1,117 @@
+"""Hostile contexts beside others, and bugs of isolation that this regression must find."""
+
+import importlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Const, Module, Signal
+from amaranth.lib.wiring import connect, flipped
+from lepton_npu.control.contexts import context_bits
+from lepton_npu.control.engine_share import EngineShare
+from lepton_npu.control.fetch_share import FetchShare
+from lepton_npu.control.partition import Partition
+from lepton_npu.top import LeptonNpu
+from lepton_npu.verilog import generate
+from lepton_sim.harness.build import build_harness
+from lepton_sim.hostile import run_hostile, table
+from lepton_sim.hostile_context import KINDS
+from lepton_sim.side_by_side import CONFIG
+from rich.console import Console
+
+pytestmark = [pytest.mark.verilator, pytest.mark.slow]
+
+EVENTS = 2500
+PARTS = 4
+RESULTS = Path(__file__).resolve().parents[3] / "build" / "results"
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_hostile_events(part, seed):
+    """10,000 in all: no result of another context changes, nothing hangs; counts by kind in build/results."""
+    tally = run_hostile(EVENTS, seed * 1000 + part)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / f"hostile-{part}.txt").open("w") as file:
+        Console(file=file, width=100).print(table(tally))
+    assert sum(tally.values()) == EVENTS
+    assert min(tally[kind] for kind in KINDS) > EVENTS / len(KINDS) / 2
+    assert tally.passes > EVENTS / 100
+    faults = Counter({name: count for name, count in tally.faults.items() if count})
+    assert len(faults) > 12, faults
+
+
+class LateOwner(EngineShare):
+    """Partition and address space follow the owner of an engine some cycles late."""
+
+    def __init__(self, config, *opcodes):
+        super().__init__(config, *opcodes)
+        self._inner, self._bits = EngineShare(config, *opcodes), context_bits(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = self._inner
+        connect(m, inner.engine, flipped(self.engine))
+        for number in range(self._count):
+            connect(m, inner.contexts[number], flipped(self.contexts[number]))
+        owner = inner.owner
+        for cycle in range(8):
+            late = Signal(self._bits, name=f"late{cycle}")
+            m.d.sync += late.eq(owner)
+            owner = late
+        m.d.comb += [
+            inner.weights.eq(self.weights),
+            self.owner.eq(owner),
+            self.engine_reset.eq(inner.engine_reset),
+        ]
+        return m
+
+
+class NewestFirst(FetchShare):
+    """Records that are read go to the context that has asked last."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._inner = FetchShare(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = self._inner
+        connect(m, inner.ar, flipped(self.ar))
+        connect(m, inner.r, flipped(self.r))
+        newest = Signal(self._bits)
+        for number in range(self._count):
+            connect(m, inner.i_ar[number], flipped(self.i_ar[number]))
+            with m.If(self.i_ar[number].valid & self.i_ar[number].ready):
+                m.d.sync += newest.eq(number)
+            m.d.comb += [
+                self.o_r[number].valid.eq(self.r.valid & (newest == number)),
+                self.o_r[number].payload.eq(self.r.payload),
+            ]
+        return m
+
+
+class NoBase(Partition):
+    """Every partition of the vector memory begins at row 0."""
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        m.d.sync += self.bounds.vmem_base.eq(Const(0))
+        return m
+
+
+BUGS = {
+    "owner known late": ("lepton_npu.core.EngineShare", LateOwner),
+    "records to the newest": ("lepton_npu.core.FetchShare", NewestFirst),
+    "partitions at row 0": ("lepton_npu.control.context.Partition", NoBase),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bug_is_found(bug, seed, monkeypatch):
+    """The same regression fails on a core whose contexts are not kept apart."""
+    monkeypatch.setattr(*BUGS[bug])
+    monkeypatch.setattr(importlib.import_module("lepton_sim.build"), "OPTIMISE", "-O0")
+    library = build_harness(generate(LeptonNpu(CONFIG), "lepton_npu")[0], CONFIG)
+    monkeypatch.setattr("lepton_sim.hostile.core_library", lambda config: library)
+    with pytest.raises(AssertionError, match=f"seed {seed}, event"):
+        run_hostile(500, seed)
