@@ -89,8 +89,8 @@ def run_hostile(
     Raises
     ------
     AssertionError
-        If a victim's result changes, it has a fault, or it is not over in time; if memory that a hostile context may not
-        write has changed; or if a reset does not end. The message has the seed and the number of the event.
+        If a victim's result changes, it has a fault, or it is not over in time; if memory that a hostile context may
+        not write has changed; if a reset does not end. The message has the seed and the number of the event.
     HarnessError
         If an AXI rule is broken.
     """
