@@ -102,12 +102,12 @@ PROOFS = [
         partial(_answers, n),
         {
             "the next request is accepted beside a miss": Bug(
-                _MMU, "port_i.ready.eq(chosen[number] & ~blocked[number])", "port_i.ready.eq(chosen[number])"
+                _MMU, "port_i.valid & ~looks[number] &", "port_i.valid &"
             ),
             "a walk is answered to who was looked up last": Bug(
                 _MMU, "from_walk.eq(ended & (walking == number))", "from_walk.eq(ended & (owner == number))"
             ),
-            "more answers than there is room for": Bug(_MMU, " & (open_ != _ANSWERS)", ""),
+            "more answers than there is room for": Bug(_MMU, "depth=_ANSWERS)", "depth=2)"),
         },
         induction=2,
         quick=n == 1,

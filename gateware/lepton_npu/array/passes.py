@@ -26,7 +26,8 @@ class PassCounter(wiring.Component):
     first_k : Out(1)
         The present pass is in K tile 0.
     next_la, next_lb, next_k, next_n : Out(1)
-        What the next step changes: exactly one of them, or none after the last pass.
+        What the next step changes: exactly one of them, or none after the last pass. They hold from the second cycle
+        after ``start`` or ``step`` on: no step may come in the first.
     """
 
     start: In(1)
@@ -48,13 +49,19 @@ class PassCounter(wiring.Component):
         k_tiles, k_left, n_left = (Signal(16, name=n, reset_less=True) for n in ("all_k", "k_left", "n_left"))
         a_precision, b_precision = Signal(2, reset_less=True), Signal(2, reset_less=True)
         more_k, more_n = Signal(), Signal()
+        more_la, more_lb = Signal(), Signal()
         m.d.comb += [
+            more_la.eq((self.la < a_precision) & (self.la + self.lb < MAX_LIMB_SUM)),
+            more_lb.eq(self.lb < b_precision),
             more_k.eq(k_left != 1),
             more_n.eq(n_left != 1),
-            self.next_la.eq((self.la < a_precision) & (self.la + self.lb < MAX_LIMB_SUM)),
-            self.next_lb.eq(~self.next_la & (self.lb < b_precision)),
-            self.next_k.eq(~self.next_la & ~self.next_lb & more_k),
-            self.next_n.eq(~self.next_la & ~self.next_lb & ~more_k & more_n),
+        ]
+        # Addresses are chosen by these: as registers, as that takes most of a cycle.
+        m.d.sync += [
+            self.next_la.eq(more_la),
+            self.next_lb.eq(~more_la & more_lb),
+            self.next_k.eq(~more_la & ~more_lb & more_k),
+            self.next_n.eq(~more_la & ~more_lb & ~more_k & more_n),
         ]
         with m.If(self.start):
             m.d.sync += [

@@ -37,8 +37,9 @@ def row_layout(config: NpuConfig) -> data.StructLayout:
 class RowStreamer(wiring.Component):
     """Issues one row a cycle: the passes of a command one after another, the rows of a pass by its loop nest.
 
-    A row waits while its pass is not loaded (first row), or while the accumulator row it names was issued less than
-    ``turnaround`` cycles ago.
+    Rows are named and checked up to two ahead of the one that is issued. A row waits while its pass is not loaded
+    (first row), or while the accumulator row it names was issued less than ``turnaround`` cycles ago. The first row of
+    a command can be issued 2 cycles after the command was taken.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class RowStreamer(wiring.Component):
     loaded, bad : In(1), bad_index : In(32)
         Of the loader.
     fault, fault_load : Out(1), fault_index : Out(32), fault_address : Out(34)
-        The next row, or (``fault_load``) the tile it needs, is out of range; stays until reset.
+        The next row to be issued, or (``fault_load``) the tile it needs, is out of range; stays until reset.
     """
 
     def __init__(self, config: NpuConfig, turnaround: int):
@@ -98,57 +99,105 @@ class RowStreamer(wiring.Component):
         a_pass, a_k, a_n = tile_row("a_pass"), tile_row("a_k"), tile_row("a_n")
         c, c1, c2, c_n = acc_row("c"), acc_row("c_middle"), acc_row("c_outer"), acc_row("c_n")
 
-        # A row whose accumulator row is still in flight waits.
-        entry = data.StructLayout({"valid": 1, "acc": config.acc_addr_bits})
-        recent = Signal(data.ArrayLayout(entry, max(self._turnaround - 1, 1)))
-        hazard = Signal()
-        m.d.sync += Cat(recent).eq(Cat(self.issue, c[: config.acc_addr_bits], recent.as_value()))
-        if self._turnaround > 1:
-            m.d.comb += hazard.eq(Cat(old.valid & (old.acc == c[: config.acc_addr_bits]) for old in recent).any())
-
-        a_good, c_good, may_go = Signal(), Signal(), Signal()
-        last_row, last_pass = Signal(), Signal()
+        # ---- The row that the counters are at: named, checked and handed on when the buffer has room.
+        named = data.StructLayout({"row": row_layout(config), "good": 1})
+        step, room, a_good, c_good = Signal(), Signal(), Signal(), Signal()
+        last_row, one_row, last_pass = Signal(), Signal(), Signal()
+        settled = Signal()  # the pass is not in its first cycle, so the counter knows the next one
+        coming = Signal(named)
         m.d.comb += [
+            step.eq(active & room & (settled | ~last_row)),
             a_good.eq(in_tiles(config, self.bounds, a[config.side_bits :])),
             c_good.eq(in_acc(config, self.bounds, c)),
-            may_go.eq(active & (~first | self.loaded)),
-            self.issue.eq(may_go & a_good & c_good & ~hazard),
-            last_row.eq(left == 1),
             last_pass.eq(~(passes.next_la | passes.next_lb | passes.next_k | passes.next_n)),
-            self.row.tile_row.eq(to_tile_row(config, self.bounds, a)),
-            self.row.transpose.eq(command.a_transpose),
-            self.row.acc.eq(to_acc(config, self.bounds, c)),
-            self.row.replace.eq(passes.first_k & (passes.la == 0) & (passes.lb == 0) & ~command.accumulate),
-            self.row.limbs.eq(passes.la + passes.lb),
-            self.row.swap.eq(first),
-            self.row.last.eq(last_row & last_pass),
-            self.fault_load.eq(active & first & ~self.loaded & self.bad & (self.bad_index == command.index)),
-            self.fault.eq(self.fault_load | (may_go & ~(a_good & c_good))),
-            self.fault_index.eq(command.index),
-            self.fault_address.eq(Mux(a_good, c, a)),
-            passes.step.eq(self.issue & last_row),
+            coming.row.tile_row.eq(to_tile_row(config, self.bounds, a)),
+            coming.row.transpose.eq(command.a_transpose),
+            coming.row.acc.eq(to_acc(config, self.bounds, c)),
+            coming.row.replace.eq(passes.first_k & (passes.la == 0) & (passes.lb == 0) & ~command.accumulate),
+            coming.row.limbs.eq(passes.la + passes.lb),
+            coming.row.swap.eq(first),
+            coming.row.last.eq(last_row & last_pass),
+            coming.good.eq(a_good & c_good),
+            passes.step.eq(step & last_row),
+            one_row.eq(command.rows == 1),
             passes.k_tiles.eq(new.k_tiles),
             passes.n_tiles.eq(new.n_tiles),
             passes.a_precision.eq(new.a_precision),
             passes.b_precision.eq(new.b_precision),
         ]
+        # The counters run on behind a bad row, to rows that nobody will use, so its address is kept here.
+        bad_named, bad_address, bad_index = (
+            Signal(name="bad_named"),
+            Signal(signed(_TILE_ROW_BITS), name="bad_address", reset_less=True),
+            Signal(INDEX_BITS, name="bad_row_index", reset_less=True),
+        )
+        with m.If(~bad_named):
+            m.d.sync += [
+                bad_named.eq(step & ~coming.good),
+                bad_address.eq(Mux(a_good, c, a)),
+                bad_index.eq(command.index),
+            ]
+
+        # ---- A buffer of two, so that the counters do not wait for the issue of a row in the same cycle.
+        head, head_valid = Signal(named, reset_less=True), Signal()
+        spare, spare_valid = Signal(named, reset_less=True), Signal()
+        entering, moves = Signal(named), Signal()
+        m.d.comb += [
+            room.eq(~spare_valid),
+            entering.eq(Mux(spare_valid, spare, coming)),
+            moves.eq(~head_valid | self.issue),
+        ]
+        with m.If(moves):
+            m.d.sync += [head.eq(entering), head_valid.eq(spare_valid | step), spare_valid.eq(0)]
+        with m.Elif(step):
+            m.d.sync += spare_valid.eq(1)
+        with m.If(room):
+            m.d.sync += spare.eq(coming)
+
+        # ---- Rows in flight. A bit for each says whether the head has its accumulator row, and so must wait.
+        flight = max(self._turnaround - 1, 1)
+        entry = data.StructLayout({"valid": 1, "acc": config.acc_addr_bits})
+        recent, meets = Signal(data.ArrayLayout(entry, flight)), Signal(flight)
+        m.d.sync += Cat(recent).eq(Cat(self.issue, head.row.acc, recent.as_value()))
+        with m.If(moves):
+            acc = entering.row.acc
+            behind = [old.valid & (old.acc == acc) for old in recent]
+            m.d.sync += meets.eq(Cat(self.issue & (head.row.acc == acc), *behind[:-1]))
+        with m.Else():
+            m.d.sync += meets.eq(meets << 1)
+        hazard = meets.any() if self._turnaround > 1 else 0
+
+        # ---- The head of the buffer.
+        may_go, waits = Signal(), Signal()
+        m.d.comb += [
+            may_go.eq(head_valid & (~head.row.swap | self.loaded)),
+            waits.eq(head_valid & head.row.swap & ~self.loaded),
+            self.row.eq(head.row),
+            self.issue.eq(may_go & head.good & ~hazard),
+            # Loader and streamer go through the same passes, so the tile that is missing is the one the loader is at.
+            self.fault_load.eq(waits & self.bad),
+            self.fault.eq(self.fault_load | (may_go & ~head.good)),
+            self.fault_index.eq(Mux(self.fault_load, self.bad_index, bad_index)),
+            self.fault_address.eq(bad_address),
+        ]
 
         # The next command is taken with the last row of this one, so that rows follow without a gap.
         take = Signal()
         m.d.comb += [
-            self.cmd.ready.eq(~active | (self.issue & last_row & last_pass)),
+            self.cmd.ready.eq(~active | (step & last_row & last_pass)),
             take.eq(self.cmd.valid & self.cmd.ready),
             passes.start.eq(take),
         ]
+        m.d.sync += settled.eq(~(passes.start | passes.step))
         with m.If(take):
             begin = tile_row("begin")
             m.d.comb += begin.eq((new.a_tile << config.side_bits) + new.a_row)
             m.d.sync += [active.eq(1), command.eq(new)]
             m.d.sync += [base.eq(begin) for base in (a, a1, a2, a_pass, a_k, a_n)]
             m.d.sync += [base.eq(new.acc) for base in (c, c1, c2, c_n)]
-            m.d.sync += [first.eq(1), left.eq(new.rows), i0.eq(1), i1.eq(1)]
-        with m.Elif(self.issue & last_row):
-            m.d.sync += [first.eq(1), left.eq(command.rows), i0.eq(1), i1.eq(1)]
+            m.d.sync += [first.eq(1), left.eq(new.rows), last_row.eq(new.rows == 1), i0.eq(1), i1.eq(1)]
+        with m.Elif(step & last_row):
+            m.d.sync += [first.eq(1), left.eq(command.rows), last_row.eq(one_row), i0.eq(1), i1.eq(1)]
             next_a, next_c = tile_row("next_a"), acc_row("next_c")
             m.d.comb += next_c.eq(c_n)
             with m.If(passes.next_la):
@@ -165,8 +214,8 @@ class RowStreamer(wiring.Component):
                 m.d.sync += active.eq(0)
             m.d.sync += [base.eq(next_a) for base in (a, a1, a2, a_pass)]
             m.d.sync += [base.eq(next_c) for base in (c, c1, c2)]
-        with m.Elif(self.issue):
-            m.d.sync += [first.eq(0), left.eq(left - 1)]
+        with m.Elif(step):
+            m.d.sync += [first.eq(0), left.eq(left - 1), last_row.eq(left == 2)]
             with m.If(i0 != command.count0):
                 m.d.sync += [i0.eq(i0 + 1), a.eq(a + command.a_stride0), c.eq(c + command.acc_stride0)]
             with m.Elif(i1 != command.count1):

@@ -22,8 +22,9 @@ _ANSWERS = 4  # of a requester, that it has not taken: covers the way from its r
 class Mmu(wiring.Component):
     """Translates pages for several requesters (docs/mmu.md, section 3).
 
-    A hit is answered 3 cycles after its request, a translation a cycle for all requesters together, by round robin.
-    A miss walks; until it is answered its requester's later requests wait, and those of others go on.
+    A hit is answered 3 cycles after its request, a translation a cycle for all requesters together, by round robin;
+    one requester alone can ask every other cycle. A miss walks; until it is answered its requester's later requests
+    wait, and those of others go on.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ class Mmu(wiring.Component):
         connect(m, flipped(self.invalidate), tlb.invalidate)
         m.d.comb += [walker.halt.eq(self.halt), walker.restart.eq(self.invalidate.valid)]
 
-        # ---- A request is looked up in the cycle after it was accepted. If it misses, its requester's next one waits.
+        # ---- A request is looked up in the cycle after it was accepted.
         request, canonical = self.request, Signal(reset_less=True)
         asks, owner = Signal(), Signal(range(count))
         found, missed = Signal(), Signal()
@@ -96,14 +97,14 @@ class Mmu(wiring.Component):
             self.asker.eq(owner),
         ]
 
-        # ---- Which requester is next, and whether it may.
-        may_ask, walks, blocked = Signal(count), Signal(count), Signal(count)
+        # ---- Which requester is next. One whose request is looked up waits for the end of that, as it may miss: so
+        # whether a request is accepted does not depend on the comparison.
+        may_ask, walks, looks = Signal(count), Signal(count), Signal(count)
         chosen, chosen_number = Signal(count), Signal(range(count))
         round_robin(m, may_ask, owner, chosen, chosen_number)
-        accepted = Signal()
-        m.d.comb += accepted.eq((chosen & ~blocked).any())
-        m.d.sync += asks.eq(accepted)
-        with m.If(accepted):
+        m.d.comb += [looks[number].eq(asks & (owner == number)) for number in range(count)]
+        m.d.sync += asks.eq(chosen.any())
+        with m.If(chosen.any()):
             m.d.sync += owner.eq(chosen_number)
         with m.Switch(chosen_number):
             for number, port in enumerate(self.i):
@@ -124,9 +125,9 @@ class Mmu(wiring.Component):
             m.d.sync += [walking.eq(next_number), waits.eq(waits & ~next_walk)]
         for number in range(count):
             # Nothing is asked while a walk is due, so what is kept needs not wait for the end of the comparison.
-            with m.If(asks & (owner == number)):
+            with m.If(looks[number]):
                 m.d.sync += held[number].eq(request)
-            with m.If(missed & (owner == number)):
+            with m.If(missed & looks[number]):
                 m.d.sync += [walks[number].eq(1), waits[number].eq(1)]
 
         # ---- The end of a walk: the TLB takes the leaf, if there is one, and the requester the answer.
@@ -159,9 +160,8 @@ class Mmu(wiring.Component):
             self.answers.append(queue)
             self.open.append(open_)
             m.d.comb += [
-                may_ask[number].eq(port_i.valid & ~walks[number] & (open_ != _ANSWERS)),
-                blocked[number].eq(missed & (owner == number)),
-                port_i.ready.eq(chosen[number] & ~blocked[number]),
+                may_ask[number].eq(port_i.valid & ~looks[number] & ~walks[number] & (open_ != _ANSWERS)),
+                port_i.ready.eq(chosen[number]),
                 from_walk.eq(ended & (walking == number)),
                 queue.w_en.eq(from_walk | (given & (given_to == number))),
                 queue.w_data.eq(answer),

@@ -193,8 +193,9 @@ def test_no_gap_between_passes():
     ],
 )
 def test_out_of_range(seed, fields, address, kind):
-    """The engine stops at the first bad address, says which, and never uses it."""
-    command = {"acc": ACC_SPACE, "rows": 1, "k_tiles": 1, "n_tiles": 1, "count0": 1, "count1": 1, "index": 77, **fields}
+    """The engine stops at the first bad address, says which, and never uses it; a good command behind it is not done."""
+    behind = {"acc": ACC_SPACE, "rows": 1, "k_tiles": 1, "n_tiles": 1, "count0": 1, "count1": 1, "index": 78}
+    command = {**behind, "index": 77, **fields}
     part = Partition.draw(kind, CONFIG, random.Random(f"{seed} {fields}"))
     bench = MatmulBench(part.core)
 
@@ -203,7 +204,7 @@ def test_out_of_range(seed, fields, address, kind):
         ctx.set(bench.engine.cmd.valid, 1)
         ctx.set(bench.engine.cmd.payload, command)
         await ctx.tick()
-        ctx.set(bench.engine.cmd.valid, 0)
+        ctx.set(bench.engine.cmd.payload, behind)
         for _ in range(100):
             await ctx.tick()
             assert not ctx.get(bench.engine.done)

@@ -147,8 +147,9 @@ BUGS = {
     "answers a cycle late": Bug("mmu", "queue = SyncFIFO(", "queue = SyncFIFOBuffered(", ("latency",)),
     "hits wait for a walk": Bug("mmu", "~walks[number] & (open_", "~walks.any() & (open_", ("hit_under_miss",)),
     "hits overtake a walk": Bug("mmu", "& ~walks[number] & (open_", "& (open_", ("later_wait",)),
-    "hit overtakes a miss": Bug(
-        "mmu", "blocked[number].eq(missed & (owner == number))", "blocked[number].eq(0)", ("later_wait",)
+    "hit overtakes a miss": Bug("mmu", "port_i.valid & ~looks[number] &", "port_i.valid &", ("later_wait",)),
+    "one request at a time": Bug(
+        "mmu", "port_i.valid & ~looks[number] &", "port_i.valid & ~asks &", ("hit_under_miss",)
     ),
     "walks by priority": Bug("mmu", "waits, walking, next_walk", "waits, Const(0, 2), next_walk", ("in_turn",)),
     "fifth answer": Bug("mmu", " & (open_ != _ANSWERS)", "", ("not_taken",)),
