@@ -56,9 +56,11 @@ class Fp32Add(wiring.Component):
             infinite=a.infinite | b.infinite,
         )
 
-        # Align; what falls below two guard bits is kept as one sticky bit.
+        # Align; what falls below two guard bits is kept as one sticky bit. From a distance of 26 on that is all there
+        # is, up to 31, where the leading one is still inside: so a distance beyond 31 counts as 31.
         shifted = Signal(24 + 27)
-        m.d.comb += shifted.eq(Cat(Const(0, 27), s.small) >> Mux(s.distance > 27, 27, s.distance[:5]))
+        far = s.distance[5:].any()
+        m.d.comb += shifted.eq(Cat(Const(0, 27), s.small) >> (s.distance[:5] | far.replicate(5)))
         s = pipe.step(
             big=s.big,
             small=Cat(shifted[:25].any(), shifted[25:51]),
