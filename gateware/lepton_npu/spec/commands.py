@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from .config import RECORD_BYTES
-from .translation import TranslationFault
+from .translation import Access, TranslationFault
 
 __all__ = [
     "ADDRESS_REGISTERS",
     "COMMANDS",
+    "RESUMABLE",
     "SEED_AT_RESET",
     "TRANSLATION_CAUSES",
     "Command",
@@ -45,6 +46,11 @@ class Engine(IntEnum):
     QUANT = 3
     MATMUL = 4
     VECTOR = 5
+
+    @property
+    def access(self) -> Access:
+        """What its commands do with memory; those that do nothing have been fetched."""
+        return {Engine.LOAD: Access.READ, Engine.STORE: Access.WRITE}.get(self, Access.FETCH)
 
 
 class Opcode(IntEnum):
@@ -152,6 +158,12 @@ class FaultCause(IntEnum):
     ACCESS_READ = TRANSLATION_CAUSES | TranslationFault.ACCESS_READ
     ACCESS_WRITE = TRANSLATION_CAUSES | TranslationFault.ACCESS_WRITE
     ACCESS_FETCH = TRANSLATION_CAUSES | TranslationFault.ACCESS_FETCH
+
+
+RESUMABLE = frozenset(
+    cause for cause in FaultCause if cause.name.startswith("BUS_") or cause >= TRANSLATION_CAUSES
+)  # fmt: skip
+"""Causes that the host can mend; the core then goes on at the command at fault (docs/contexts.md)."""
 
 
 @dataclass(frozen=True)

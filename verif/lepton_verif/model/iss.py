@@ -8,11 +8,12 @@ order that its semaphores do not enforce shows different results for different s
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from lepton_npu.spec.commands import (
     ADDRESS_REGISTERS,
+    RESUMABLE,
     SEED_AT_RESET,
     SEMAPHORE_MAX,
     SEMAPHORES,
@@ -226,6 +227,15 @@ class Iss:
                 self._stop(FaultCause.WATCHDOG, oldest.decoded.engine, oldest.index, 0)
         return self.fault
 
+    def resume(self) -> IssFault | None:
+        """Go on at the command at fault, which runs as if it had not been begun, as `run` does.
+
+        Without effect, and with the same fault, if its cause is none of RESUMABLE.
+        """
+        if self.fault is not None and self.fault.cause in RESUMABLE:
+            self.fault, self.irq = None, False
+        return self.run()
+
     def _run_in_turn(self):
         """All that the decoder can do, then a command of each engine that can start one, until nothing moves."""
         moved = True
@@ -378,6 +388,9 @@ class Iss:
                 decoded.transfer(self.state, issued.address)
         except EngineFaultError as fault:
             self._stop(fault.cause, decoded.engine, issued.index, fault.address)
+            # If it is resumed the command has its semaphores. A fetch has changed nothing, and is made again.
+            again = _Issued(issued.index, replace(decoded, waits=()), issued.address)
+            self._queues[decoded.engine].appendleft(again)
             return
         self._finished[decoded.opcode] += 1
         if decoded.control:
