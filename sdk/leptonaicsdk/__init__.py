@@ -8,17 +8,23 @@
 ...     print(device.evaluate(x_test, y_test))
 """
 
+from .context import Context
+from .core import Core
 from .device import Device, Progress
 from .driver import CoreFaultError, Fault
 from .errors import InputError, InputTypeError, LeptonError, ModelError, StateError
 from .memory import BusError, Memory
 from .metrics import Evaluation, Scores
 from .network import Activation, Adam, Dense, Loss, Network, Sgd
+from .turns import ContextKilledError, JobsDone
 
 __all__ = [
     "Activation",
     "Adam",
     "BusError",
+    "Context",
+    "ContextKilledError",
+    "Core",
     "CoreFaultError",
     "Dense",
     "Device",
@@ -26,6 +32,7 @@ __all__ = [
     "Fault",
     "InputError",
     "InputTypeError",
+    "JobsDone",
     "LeptonError",
     "Loss",
     "Memory",

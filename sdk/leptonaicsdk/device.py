@@ -54,9 +54,11 @@ class Device(DeviceLife):
 
     Parameters
     ----------
-    backend : str or None
+    backend : str, Context or None
         "rtl", the Verilog in a compiled simulator, or "model", the bit-exact model, which gives the same bits sooner;
-        None is what the environment variable LEPTON_BACKEND names, or "rtl".
+        None is what the environment variable LEPTON_BACKEND names, or "rtl". A context of a `Core` shares that with
+        other devices, and stays open behind the device; ``preset``, ``memory_bytes``, ``memory`` and ``page_bytes`` are
+        the core's then.
     preset : str
         Name of the core's configuration.
     memory_bytes : int

@@ -1,6 +1,5 @@
 """The life of a device: what it is made of, from ``initialize()`` to ``deinitialize()``."""
 
-import os
 import weakref
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +8,8 @@ from lepton_npu.spec.config import PRESETS
 
 from . import inputs, keras_binding
 from .address_space import checked_page_bytes
-from .backend import BACKENDS
+from .backend import chosen_kind
+from .context import Context
 from .driver import Fault
 from .errors import InputError, InputTypeError, StateError
 from .memory import Memory
@@ -17,7 +17,7 @@ from .runner import Runner
 
 __all__ = ["DeviceLife"]
 
-VARIABLE = "LEPTON_BACKEND"
+PRESET, MEMORY_BYTES = "train", 1 << 27
 PRECISIONS = (8, 16, 32)
 
 
@@ -26,28 +26,30 @@ class DeviceLife:
 
     def __init__(
         self,
-        backend: str | None = None,
-        preset: str = "train",
+        backend: str | Context | None = None,
+        preset: str = PRESET,
         *,
-        memory_bytes: int = 1 << 27,
+        memory_bytes: int = MEMORY_BYTES,
         memory: Memory | None = None,
         stochastic_rounding: int | None = None,
         page_bytes: int | None = None,
         patch_keras: bool = True,
     ):
-        if backend is None:
-            backend = os.environ.get(VARIABLE) or "rtl"
-        if backend not in BACKENDS:
-            raise InputError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        context = backend if isinstance(backend, Context) else None
+        kind = backend.kind if isinstance(backend, Context) else chosen_kind(backend)
         if preset not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
-        self._names = (backend, preset)
+        if context is not None and (preset, memory_bytes, memory, page_bytes) != (PRESET, MEMORY_BYTES, None, None):
+            raise InputError(
+                "preset, memory_bytes, memory and page_bytes must be left out: the context's core has them"
+            )
+        self._names = (kind, "" if context is not None else preset)
         size = inputs.whole("memory_bytes", memory_bytes)
         if stochastic_rounding is not None:
             stochastic_rounding = inputs.whole("stochastic_rounding", stochastic_rounding, 0)
         checked = self._checked_memory(memory or Memory())
         self._runner = Runner(
-            backend, PRESETS[preset], size, checked, stochastic_rounding, checked_page_bytes(page_bytes)
+            kind, PRESETS[preset], size, checked, stochastic_rounding, checked_page_bytes(page_bytes), context
         )
         self._patch_keras = patch_keras
         self._precision = 8
@@ -62,7 +64,7 @@ class DeviceLife:
 
     @property
     def preset(self) -> str:
-        """As given to the constructor."""
+        """As given to the constructor; "" on a context of a `Core`."""
         return self._names[1]
 
     @property

@@ -11,6 +11,7 @@ from lepton_npu.spec.config import NpuConfig
 from numpy.typing import NDArray
 
 from .backend import Backend, open_backend
+from .context import Context
 from .driver import CoreFaultError, Fault
 from .errors import ModelError, StateError
 from .interrupts import deferred
@@ -19,6 +20,7 @@ from .network import Loss, Network, Optimizer
 from .session import Metrics, Session
 from .state import State
 from .training.plan import Plan
+from .turns import ContextKilledError
 
 __all__ = ["Runner", "Setup"]
 
@@ -57,6 +59,8 @@ class Runner:
         Of `Session`.
     page_bytes : int or None
         Size of the pages by which addresses are translated; None: they are physical.
+    context : Context or None
+        What is used instead of a backend of the device's own, and reset where that would be opened anew.
 
     Attributes
     ----------
@@ -72,9 +76,10 @@ class Runner:
         memory: Memory,
         stochastic_rounding: int | None = None,
         page_bytes: int | None = None,
+        context: Context | None = None,
     ):
         self._kind, self._config, self._memory_bytes, self._memory = kind, config, memory_bytes, memory
-        self._stochastic_rounding, self._page_bytes = stochastic_rounding, page_bytes
+        self._stochastic_rounding, self._page_bytes, self._context = stochastic_rounding, page_bytes, context
         self._backend: Backend | None = None
         self._session: Session | None = None
         self._setup: Setup | None = None
@@ -86,7 +91,7 @@ class Runner:
     def open(self):
         """Open the backend, if it is not."""
         if self._backend is None:
-            self._backend = open_backend(
+            self._backend = self._context or open_backend(
                 self._kind, self._config, memory_bytes=self._memory_bytes, timing=self._memory,
                 page_bytes=self._page_bytes,
             )  # fmt: skip
@@ -94,12 +99,13 @@ class Runner:
     @property
     def memory(self) -> Memory:
         """How the memory answers: as set, without the errors that are over."""
-        return self._memory if self._backend is None else self._backend.timing
+        backend = self._backend or self._context
+        return self._memory if backend is None else backend.timing
 
     @memory.setter
     def memory(self, value: Memory):
-        if self._backend is not None:
-            self._backend.timing = value
+        if (backend := self._backend or self._context) is not None:
+            backend.timing = value
         self._memory = value
 
     def close(self):
@@ -110,7 +116,7 @@ class Runner:
             if session is not None:
                 session.close()
         finally:
-            if backend is not None:
+            if backend is not None and backend is not self._context:
                 try:
                     self._memory = backend.timing
                     self._earlier.update(backend.counters())
@@ -119,10 +125,10 @@ class Runner:
 
     @property
     def counters(self) -> dict[str, int]:
-        """The core's counters, summed over all backends so far."""
+        """The core's counters, summed over all backends so far; those of a context since it is in use."""
         total = Counter(self._earlier)
-        if self._backend is not None:
-            total.update(self._backend.counters())
+        if (backend := self._backend or self._context) is not None:
+            total.update(backend.counters())
         return dict(total)
 
     @property
@@ -180,6 +186,8 @@ class Runner:
                 if isinstance(error, CoreFaultError):
                     self.fault = error.fault
                 self._abandon()
+                if self._context is not None and not isinstance(error, ContextKilledError):  # another job has it then
+                    self._context.recover()
                 raise
 
     def _abandon(self):
