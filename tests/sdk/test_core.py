@@ -1,14 +1,13 @@
 """Contexts of one core: jobs side by side give the same bits as alone, and none of them disturbs another."""
 
-import dataclasses
 import functools
 
 import numpy as np
 import pytest
 from lepton_npu.spec.commands import FaultCause
-from lepton_npu.spec.config import PRESETS
 from lepton_npu.spec.page_table import READ_WRITE
 from lepton_npu.spec.translation import Access, Pte
+from lepton_sim.side_by_side import CONFIG
 from leptonaicsdk import (
     Adam,
     ContextKilledError,
@@ -26,13 +25,12 @@ from leptonaicsdk.address_space import VIRTUAL_BASE
 from leptonaicsdk.program import Program
 from leptonaicsdk.session import Session
 
-CONFIG = dataclasses.replace(PRESETS["tiny"], contexts=4)
 NETWORK = Network(6, (Dense(5, "relu"), Dense(3, "softmax")))
 X = np.random.default_rng(2).integers(0, 256, (22, 6), np.uint8)
 Y = X[:, :3].argmax(axis=1)
 PARTS = [
-    {"vmem_rows": 512, "acc_rows": 128, "tiles": 256},
-    {"vmem_rows": 256, "acc_rows": 64, "tiles": 128},
+    {"vmem_rows": 512, "acc_rows": 512, "tiles": 256},
+    {"vmem_rows": 256, "acc_rows": 256, "tiles": 128},
 ]
 both = pytest.mark.parametrize("backend", ["model", pytest.param("rtl", marks=pytest.mark.verilator)])
 

@@ -48,3 +48,10 @@ def test_network_program(run):
     found = re.search(r"Test: 256 samples, loss 0\.\d+, accuracy (0\.\d+), recall (0\.\d+), F1 (0\.\d+)", printed)
     assert min(map(float, found.groups())) > 0.8
     assert len(re.findall(r"^  \d: \d+ images, recall \d\.\d{4}, F1 \d\.\d{4}$", printed, re.M)) == 10
+
+
+def test_two_jobs(run):
+    printed = run("two_jobs.py")
+    trained, classified = (float(text) for text in re.findall(r"accuracy (\d\.\d{4})", printed))
+    assert trained > 0.5
+    assert classified > 0.7
