@@ -87,6 +87,8 @@ def choose_partition(
         for field in fields(Partition)
     }  # fmt: skip
     partition = Partition(**parts)
+    if core.contexts == 1 and any(len(part) != getattr(core, name) for name, part in parts.items()):
+        raise InputError(f"a core with one context has no partitions: it has all of the memories (context {number})")
     try:
         partition.config(core)
     except ValueError as error:

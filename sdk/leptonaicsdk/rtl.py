@@ -16,7 +16,7 @@ from .turns import Turns
 __all__ = ["RtlBackend", "RtlContext", "RtlMachine"]
 
 _SLICE = 2_000_000  # cycles between two looks of Python, so that an interrupt from the keyboard is heard
-_LOOK, _LOOKS = 64, 4096  # cycles between two looks whether a context with a fault has stopped, and looks
+_LOOK, _LOOKS = 64, 1024  # cycles between two looks whether a context with a fault has stopped, and looks
 
 
 class RtlMachine:

@@ -51,3 +51,10 @@ def test_messages(wanted, message):
         taken = {0: dataclasses.replace(taken[0], vmem_rows=range(512))}
     with pytest.raises(InputError, match=message):
         choose(1, taken, **wanted)
+
+
+def test_one_context_has_everything():
+    core = dataclasses.replace(CORE, contexts=1)
+    assert choose_partition(core, 0, {}, {}).config(core) == core
+    with pytest.raises(InputError, match="a core with one context has no partitions"):
+        choose_partition(core, 0, {"tiles": 256}, {})
