@@ -1,12 +1,12 @@
 """The sequencer: records to queues, queues to engines, and the first fault."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
 from lepton_npu.mmu.ports import TranslationSignature
-from lepton_npu.spec.commands import Engine, FaultCause, Opcode
+from lepton_npu.spec.commands import TRANSLATION_CAUSES, Engine, FaultCause, Opcode
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 from lepton_npu.spec.translation import Access
 
@@ -18,12 +18,22 @@ from .queue import CommandQueue, post_layout
 from .semaphores import SemaphoreFile
 from .watchdog import Watchdog
 
-__all__ = ["Sequencer"]
+__all__ = ["REPLAYS", "Sequencer"]
+
+REPLAYS = (Engine.LOAD, Engine.STORE)
+"""Engines that can be given a command again: it has posted nothing, and running it twice is running it once."""
+
+_SETTLED = 5  # cycles from the last end to a fault of what it posts, and the fetch's own from its halt
 
 
 class Sequencer(wiring.Component):
     """Fetches, checks and queues a command every 3 cycles, runs those of CONTROL itself in 4 each, and stops at the
-    first fault.
+    first fault, which may be resumed.
+
+    A fault lets commands that run finish, and starts none. Of several faults the first is reported. A bus error or
+    translation fault can be resumed when all has ``stopped``: commands of `REPLAYS` that are not done start again, the
+    faulty one among them, or the fetch reads the record again that it could not read. What else was wrong comes again
+    then; if there was a fault that would not, nothing can be resumed.
 
     Address registers are read and added when a command is checked, so commands in queues have their addresses.
 
@@ -44,6 +54,7 @@ class Sequencer(wiring.Component):
         An IRQ command has run.
     fault_event : Out(1), fault : Out(FaultReport), fault_engine : Out(3)
         The first fault: the event for a cycle, the rest stays until it is resumed, or reset.
+        An engine's report counts in one cycle; a longer one is another fault of it.
     fault_access : Out(Access)
         Of the command at fault: READ for LOAD, WRITE for STORE, FETCH for CONTROL, nothing that counts for others.
     stopped : Out(1)
@@ -104,10 +115,11 @@ class Sequencer(wiring.Component):
         m.submodules.semaphores = semaphores = SemaphoreFile()
         queues = {}
         for engine, opcodes in ENGINES.items():
-            queues[engine] = m.submodules[f"queue_{engine.name.lower()}"] = CommandQueue(config, *opcodes)
+            queue = CommandQueue(config, *opcodes, replay=engine in REPLAYS)
+            queues[engine] = m.submodules[f"queue_{engine.name.lower()}"] = queue
         ports = {engine: getattr(self, engine.name.lower()) for engine in ENGINES}
 
-        halt, overrun = self.halt, Signal()
+        halt, overrun, resuming, retrying = self.halt, Signal(), Signal(), Signal()
         waiting_records, too_many = Signal(INDEX_BITS), Signal()
         m.d.comb += [
             waiting_records.eq(self.tail - self.head),
@@ -182,7 +194,7 @@ class Sequencer(wiring.Component):
                     dispatching.eq(good & ~halt),
                     control_requests.eq(good_control & ~control_owns & ~halt),
                 ]
-                with m.If(self.dispatched):
+                with m.If(self.dispatched | retrying):
                     m.next = "TAKE"
         m.d.comb += [
             control_acts.eq(control_owns & may_act & ~halt),
@@ -196,6 +208,8 @@ class Sequencer(wiring.Component):
 
         with m.If(jumping):
             m.d.sync += is_repeat.eq(0)
+        with m.If(retrying):
+            m.d.sync += [is_repeat.eq(0), failed.eq(0)]
         m.d.sync += [
             jumping.eq(control_acts & is_repeat),
             control_takes.eq(semaphores.grants[control]),
@@ -214,6 +228,7 @@ class Sequencer(wiring.Component):
                 queue.halt.eq(halt),
                 ports[engine].halt.eq(self.resetting),
                 queue.done.eq(ports[engine].done),
+                queue.rewind.eq(ports[engine].rewind),
             ]
             connect(m, queue.cmd, flipped(ports[engine].cmd))
             accepted.append(queue.i.valid & queue.i.ready)
@@ -237,17 +252,17 @@ class Sequencer(wiring.Component):
             m.d.sync += post.eq(repeat)
         # Takes are in registers, so that counts are two cycles from counts. What was granted is still there a cycle
         # later, as nothing asks, and so nothing else is granted, while any takes.
-        quiet = Signal()
+        none_takes = Signal()
         m.d.comb += [
-            quiet.eq(~semaphores.takes.any()),
-            semaphores.requests[control].eq(control_requests & quiet),
+            none_takes.eq(~semaphores.takes.any()),
+            semaphores.requests[control].eq(control_requests & none_takes),
             semaphores.masks[control].eq(decode.wait),
             semaphores.takes[control].eq(control_takes),
             semaphores.posts[control].eq(post),
         ]
         for engine, queue in queues.items():
             m.d.comb += [
-                semaphores.requests[engine].eq(queue.requests & quiet),
+                semaphores.requests[engine].eq(queue.requests & none_takes),
                 semaphores.masks[engine].eq(queue.request),
                 queue.grant.eq(semaphores.grants[engine]),
                 semaphores.takes[engine].eq(queue.taken),
@@ -255,7 +270,10 @@ class Sequencer(wiring.Component):
             ]
 
         # ---- Watchdog.
-        m.submodules.dog = dog = Watchdog(waiting=len(queues) + 1, running=len(queues))
+        # Reset while halted: a look that had begun would end in a fault after a resume.
+        halted = Signal()
+        m.d.sync += halted.eq(halt)
+        m.submodules.dog = dog = ResetInserter(halted)(Watchdog(waiting=len(queues) + 1, running=len(queues)))
         decoding = ~states.ongoing("TAKE") | jumping
         candidates = [(states.ongoing("DISPATCH"), record.index, control)]
         candidates += [(queue.waits, queue.waiting_index, engine) for engine, queue in queues.items()]
@@ -305,9 +323,15 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.fault_access.eq(Access.WRITE)
             with m.Default():
                 m.d.comb += self.fault_access.eq(Access.FETCH)
-        m.d.sync += [self.fault_event.eq(found & ~halt), halt.eq(found | self.fault.valid | self.resetting)]
+        # The cycle behind ``resuming`` is not halted: a fault that is still there is then found as a new one.
+        m.d.sync += [
+            self.fault_event.eq(found & ~halt),
+            halt.eq(((found | self.fault.valid) & ~resuming) | self.resetting),
+        ]
         with m.If(found & ~halt):
             m.d.sync += self.fault.valid.eq(1)
+        with m.Elif(resuming):
+            m.d.sync += self.fault.valid.eq(0)
         # Its record follows the sources, 0 without one, until there is a fault: to load all only then takes too long.
         with m.If(~halt):
             targets = (self.fault.cause, self.fault_engine, self.fault.index, self.fault.address)
@@ -315,4 +339,25 @@ class Sequencer(wiring.Component):
             for valid, *values in reversed(sources):
                 with m.If(valid):
                     m.d.sync += [target.eq(value) for target, value in zip(targets, values)]
+
+        # ---- Going on behind it. All of this is a cycle or more late, as nothing here needs to be fast.
+        broken, bus_or_translation = Signal(), Signal()
+        rests = Signal(_SETTLED)
+        lost = [overflow[1]]
+        lost += [port.fault.valid | port.rewind for engine, port in ports.items() if engine not in REPLAYS]
+        bus = [self.fault.cause == cause for cause in (FaultCause.BUS_READ, FaultCause.BUS_WRITE, FaultCause.BUS_FETCH)]
+        m.d.comb += [
+            self.quiet.eq(fetch.quiet & ~fetch.enable),
+            self.stopped.eq(rests.all() & halt),
+            fetch.retry.eq(retrying),
+        ]
+        m.d.sync += [
+            # A fault that a reported one hides, and that would not come again.
+            broken.eq(broken | Cat(lost).any()),
+            rests.eq(Mux(Cat(halt, self.quiet, *(queue.stopped for queue in queues.values())).all(), Cat(1, rests), 0)),
+            bus_or_translation.eq((self.fault.cause & TRANSLATION_CAUSES).bool() | Cat(bus).any()),
+            self.resumable.eq(self.fault.valid & bus_or_translation & self.stopped & ~broken & ~resuming),
+            resuming.eq(self.resume & self.resumable & ~resuming),
+            retrying.eq(self.resume & self.resumable & ~resuming & (self.fault_engine == control)),
+        ]
         return m

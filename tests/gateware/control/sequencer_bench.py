@@ -74,7 +74,8 @@ class SequencerDriver:
     """Runs a program; checks at every start and every act that it may be, and that all is in order.
 
     ``bodies`` are at their `body_address`. Commands are known by their index, the place in ``steps``.
-    ``started`` and ``ended`` are (cycle, index) by engine, ``acted`` are (cycle, index) of everything dispatched,
+    ``started`` and ``ended`` are (cycle, index) by engine, without what starts ``again``; ``acted`` are (cycle, index)
+    of everything dispatched,
     ``tags`` what IRQ commands have left.
     """
 
@@ -95,6 +96,7 @@ class SequencerDriver:
         self.running: dict[Engine, deque[int]] = {engine: deque() for engine in ENGINES}
         self.started: dict[Engine, list[tuple[int, int]]] = {engine: [] for engine in ENGINES}
         self.ended: dict[Engine, list[tuple[int, int]]] = {engine: [] for engine in ENGINES}
+        self.again: set[int] = set()  # of what has started: an engine has forgotten it
         self.acted: list[tuple[int, int]] = []
         self.tags: list[int] = []
         self.counts = [0] * SEMAPHORES
@@ -108,6 +110,18 @@ class SequencerDriver:
 
     def moves(self, name: str) -> bool:
         return self.rng.random() < self.move[name]
+
+    def takes(self, engine: Engine) -> bool:
+        """Whether the engine would take a command now."""
+        return self.moves("cmd")
+
+    def ends(self, engine: Engine) -> bool:
+        """Whether the oldest command that it has is done now."""
+        return self.moves("done")
+
+    def read_fails(self, address: int) -> bool:
+        """Whether a beat of the record there has an error response."""
+        return address == self.bad_address
 
     def _take(self, mask: int):
         for number in range(SEMAPHORES):
@@ -124,8 +138,8 @@ class SequencerDriver:
         ends = {}
         for engine in ENGINES:
             port, running = self.port(engine), self.running[engine]
-            ctx.set(port.cmd.ready, len(running) < self.in_flight and self.moves("cmd"))
-            ends[engine] = bool(running) and self.moves("done")
+            ctx.set(port.cmd.ready, len(running) < self.in_flight and self.takes(engine))
+            ends[engine] = bool(running) and self.ends(engine)
             ctx.set(port.done, ends[engine])
             ctx.set(port.busy, bool(running))
 
@@ -156,8 +170,11 @@ class SequencerDriver:
                         continue
                     assert ctx.get(port.cmd.payload[field.name]) == values[field.name], field.name
                 assert index in {acted for _, acted in self.acted}, "started before it was dispatched"
-                self._take(values["wait"])
                 self.running[engine].append(index)
+                if index in self.again:
+                    self.again.remove(index)
+                    continue
+                self._take(values["wait"])
                 self.started[engine].append((self.cycles, index))
         self._observe_dispatch(ctx)
         self.fault_events += ctx.get(dut.fault_event)
@@ -197,7 +214,7 @@ class SequencerDriver:
         if self.offering:
             where = self.pending[0][0]
             bits = int.from_bytes(self.memory[where], "little") >> self.beat * width & (1 << width) - 1
-            resp = 2 if where == self.bad_address else 0
+            resp = 2 if self.read_fails(where) else 0
             ctx.set(dut.r.payload, {"data": bits, "resp": resp, "last": self.beat == BEATS - 1})
 
     async def until(self, ctx, condition, limit: int = 6000):
