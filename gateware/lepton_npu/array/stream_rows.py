@@ -157,12 +157,12 @@ class RowStreamer(wiring.Component):
         # ---- Rows in flight. A bit for each says whether the head has its accumulator row, and so must wait.
         flight = max(self._turnaround - 1, 1)
         entry = data.StructLayout({"valid": 1, "acc": config.acc_addr_bits})
-        recent, meets = Signal(data.ArrayLayout(entry, flight)), Signal(flight)
+        recent, meets = Signal(data.ArrayLayout(entry, flight - 1)), Signal(flight)
         m.d.sync += Cat(recent).eq(Cat(self.issue, head.row.acc, recent.as_value()))
         with m.If(moves):
             acc = entering.row.acc
             behind = [old.valid & (old.acc == acc) for old in recent]
-            m.d.sync += meets.eq(Cat(self.issue & (head.row.acc == acc), *behind[:-1]))
+            m.d.sync += meets.eq(Cat(self.issue & (head.row.acc == acc), *behind))
         with m.Else():
             m.d.sync += meets.eq(meets << 1)
         hazard = meets.any() if self._turnaround > 1 else 0

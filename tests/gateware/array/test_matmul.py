@@ -193,7 +193,7 @@ def test_no_gap_between_passes():
     ],
 )
 def test_out_of_range(seed, fields, address, kind):
-    """The engine stops at the first bad address, says which, and never uses it; a good command behind it is not done."""
+    """The engine stops at the first bad address, says which, and never uses it; no good command behind it is done."""
     behind = {"acc": ACC_SPACE, "rows": 1, "k_tiles": 1, "n_tiles": 1, "count0": 1, "count1": 1, "index": 78}
     command = {**behind, "index": 77, **fields}
     part = Partition.draw(kind, CONFIG, random.Random(f"{seed} {fields}"))
