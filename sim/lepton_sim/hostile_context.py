@@ -21,7 +21,7 @@ _SOURCE, _TARGET = 2, 7  # first of the pages that a copy reads and writes, five
 REGION_BYTES = (_WRITABLE + _READABLE + _HIDDEN + _TABLES) * PAGE_BYTES
 """Memory of a hostile context."""
 
-_MEND = 20_000  # cycles within which a copy ends whose page was mended
+_MEND = 300_000  # cycles within which a copy faults or ends: many times what slow memory and others make of it
 
 
 class HostileContext:
@@ -94,7 +94,7 @@ class HostileContext:
         driver.translate(self._table.root, asid=64 * self._number + int(self._rng.integers(32)))
         driver.start(_VIRTUAL, _RING_LOG2)
         driver.write("IRQ_ENABLE", 0)
-        driver.write("WATCHDOG", 400)
+        driver.write("WATCHDOG", 4000)
 
     # ---- What events are made of.
 
@@ -130,10 +130,10 @@ class HostileContext:
     def _pass(self, cycles: int):
         self._harness.run(int(self._rng.integers(1, cycles + 1)))
 
-    def _copy(self) -> tuple[bytes, ...]:
-        """LOAD and STORE of five pages, by rows that may cross a page's border."""
+    def _copy(self, pages: int = 5) -> tuple[bytes, ...]:
+        """LOAD and STORE of some pages, by rows that may cross a page's border."""
         side = self._config.side
-        rows = 5 * PAGE_BYTES // self._config.row_bytes // 8
+        rows = pages * PAGE_BYTES // self._config.row_bytes // 8
         shift = int(self._rng.integers(0, 4)) * self._config.bus_bytes
         fields = {"rows": rows, "words": 8 * side, "stride": 8 * self._config.row_bytes, "local_stride": 1}
         fields["rows"] -= 1
@@ -226,11 +226,10 @@ class HostileContext:
 
     def _mended(self):
         """A page that was missing comes, and the copy goes on: its result must be as if nothing had been."""
-        page = int(self._rng.integers(_SOURCE, _TARGET + 5))
+        page = (_SOURCE, _SOURCE + 1, _TARGET, _TARGET + 1)[int(self._rng.integers(4))]
         self._entry(page, 0)
-        records = self._copy()
-        target = [self._frames[_TARGET + n] for n in range(5)]
-        source = [self._frames[_SOURCE + n] for n in range(5)]
+        records = self._copy(2)
+        source, target = ([self._frames[first + n] for n in range(2)] for first in (_SOURCE, _TARGET))
         for frame in target:
             self._memory(frame * PAGE_BYTES)[:] = 0
         self._run(*records, cycles=1)
@@ -254,18 +253,20 @@ class HostileContext:
             self._pass(200)
         if pending != IRQ_DONE:
             raise AssertionError(f"context {self._number}: fault {self.driver.fault} after it was mended")
-        fields = COMMANDS[Opcode.LOAD].unpack(records[0])
-        first, count = fields["address"] - self._page(_SOURCE), fields["rows"] * fields["words"] * 4
-        read = np.concatenate([self._memory(frame * PAGE_BYTES) for frame in source])[first : first + count]
-        written = np.concatenate([self._memory(frame * PAGE_BYTES) for frame in target])[first : first + count]
-        last = slice(0, None)
-        if not self._same_copy(read, written, fields)[last].all():
-            raise AssertionError(f"context {self._number}: a copy that was resumed differs")
+        read, written = (self._matrix(frames, COMMANDS[Opcode.LOAD].unpack(records[0])) for frames in (source, target))
+        # A row shares its local rows with those behind it: what comes later stays.
+        last, parts = read.shape[0] - 1, read.shape[1]
+        for row in range(last + 1):
+            for part in range(parts):
+                came = read[min(row + part, last), max(row + part - last, 0)]
+                if not np.array_equal(written[row, part], came):
+                    raise AssertionError(f"context {self._number}: row {row} of a copy that was resumed differs")
 
-    def _same_copy(self, read: np.ndarray, written: np.ndarray, fields: dict[str, int]) -> np.ndarray:
-        """By byte of the last matrix row: the rows before it share local rows with those that came after them."""
-        row = fields["words"] * 4
-        return read[-row:] == written[-row:]
+    def _matrix(self, frames: list[int], fields: dict[str, int]) -> np.ndarray:
+        """Bytes of the rows of a copy, by matrix row and local row."""
+        first, rows = fields["address"] % PAGE_BYTES, fields["rows"]
+        memory = np.concatenate([self._memory(frame * PAGE_BYTES) for frame in frames])
+        return memory[first : first + rows * fields["stride"]].reshape(rows, -1, self._config.row_bytes)
 
     def _errors_on(self, frames: list[int], on_write: bool, count: int):
         frame = frames[int(self._rng.integers(len(frames)))]
@@ -275,7 +276,10 @@ class HostileContext:
 
     def _error_beats(self):
         """Memory answers some beats with an error: data that are read, responses to writes, or records."""
-        self._errors_on(self._frames[: _TARGET + 5], bool(self._rng.integers(2)), int(self._rng.integers(0, 3)))
+        pages = (0, _SOURCE, _SOURCE + 1, _TARGET, _TARGET + 1)
+        self._errors_on(
+            [self._frames[page] for page in pages], bool(self._rng.integers(2)), int(self._rng.integers(0, 3))
+        )
         self._run(*self._copy(), cycles=1500)
 
     def _walk_errors(self):
@@ -312,6 +316,7 @@ class HostileContext:
 
     def _stuck(self):
         """Every engine waits for a semaphore that nobody posts, until the watchdog finds it."""
+        self.driver.write("WATCHDOG", 300)
         self._run(*(self._waiting(opcode) for opcode in Opcode), cycles=1200)
 
     def _waiting(self, opcode: Opcode) -> bytes:
@@ -319,8 +324,9 @@ class HostileContext:
 
     def _overflow(self):
         """A semaphore is posted more often than it can count."""
-        posts = [COMMANDS[Opcode.NOP].pack(post=1 << int(self._rng.integers(16)))] * (SEMAPHORE_MAX + 1)
-        self._run(*posts[: 1 << _RING_LOG2], cycles=800)
+        self._put(1, [COMMANDS[Opcode.NOP].pack(post=1 << int(self._rng.integers(16)))] * 4)
+        rounds = SEMAPHORE_MAX // 4 + 1
+        self._run(COMMANDS[Opcode.REPEAT].pack(address=self._page(1), records=4, count=rounds), cycles=4000)
 
     def _wild_ring(self):
         """A ring anywhere, of any size; and RESUME when nothing is to be resumed."""
