@@ -32,7 +32,6 @@ PARTS = [
     {"vmem_rows": 512, "acc_rows": 512, "tiles": 256},
     {"vmem_rows": 256, "acc_rows": 256, "tiles": 128},
 ]
-resuming = pytest.mark.parametrize("backend", ["model"])
 both = pytest.mark.parametrize("backend", ["model", pytest.param("rtl", marks=pytest.mark.verilator)])
 
 
@@ -108,7 +107,7 @@ def store_program(context, word: int) -> bytes:
     return program.records()
 
 
-@resuming
+@both
 def test_a_page_is_revoked_and_given_back(backend):
     """It faults where it is used; repaired and resumed, everything is as if nothing had been. The other one goes on."""
     with make_core(backend) as core:
@@ -165,7 +164,7 @@ def test_a_page_is_revoked_and_given_back(backend):
         assert {fault.access for fault in faults} >= {Access.READ, Access.WRITE}
 
 
-@resuming
+@both
 def test_a_fault_says_that_it_can_be_resumed(backend):
     with make_core(backend) as core:
         context = core.context(3, **PARTS[1])
