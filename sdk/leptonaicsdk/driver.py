@@ -179,6 +179,10 @@ class Driver:
         self.write("IRQ_STATUS", pending)
         return pending
 
+    def mask_interrupts(self):
+        """Keep pending interrupts, and those to come, from the irq output, until `start`."""
+        self.write("IRQ_ENABLE", 0)
+
     @property
     def fault(self) -> Fault | None:
         """The fault that stopped the core, or None."""

@@ -293,6 +293,18 @@ def test_a_context_is_taken_anew(backend):
         assert same(train(other), alone()[0])
 
 
+@pytest.mark.verilator
+def test_an_interrupt_that_nobody_waits_for_disturbs_nobody():
+    with make_core("rtl") as core:
+        left, other = core.context(0, **PARTS[0]), core.context(3, **PARTS[1])
+        records = store_program(left, 1)
+        left.memory[: len(records)] = np.frombuffer(records, np.uint8)
+        left._ring_doorbell(2)
+        assert same(infer(other), alone()[1])
+        left.recover()
+        left.run(records)
+
+
 def test_memory_of_another_context_is_out_of_reach():
     with make_core("model") as core:
         one, other = core.context(0), core.context(1)
