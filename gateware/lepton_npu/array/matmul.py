@@ -93,11 +93,15 @@ class MatmulEngine(wiring.Component):
             m.d.sync += [waiting.eq(engine.cmd.payload), waiting_valid.eq(1)]
 
         held = Signal(4)  # commands accepted and not done: loader's, buffer's, streamer's, and those that drain
-        m.d.sync += held.eq(held + accept - accumulate.done)
+        in_flight = Signal(range(TILE_READ_LATENCY + array.latency + accumulate.write_delay + 4))  # rows
+        m.d.sync += [
+            held.eq(held + accept - accumulate.done),
+            in_flight.eq(in_flight + streamer.issue - accumulate.written),
+        ]
         m.d.comb += [
             engine.done.eq(accumulate.done),
             engine.busy.eq(held != 0),
-            engine.quiet.eq(1),
+            engine.quiet.eq(in_flight == 0),
             self.active.eq(held != 0),
             self.row.eq(streamer.issue),
             engine.progress.eq(streamer.issue | loader.port.en | accumulate.written),

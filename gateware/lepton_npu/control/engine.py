@@ -67,8 +67,8 @@ class EngineSignature(wiring.Signature):
         A reset of the engine is coming: start no new bus burst, ask the MMU for no more pages. A fault of another
         engine is no reason for it: commands that run finish. Engines without a bus ignore it.
     quiet : Out(1)
-        Nothing of the engine is on the bus or asked of the MMU, and while ``halt`` is high that stays so. 1 for
-        engines without a bus.
+        Nothing of the engine is on the bus or asked of the MMU, and while ``halt`` is high that stays so. Engines
+        without a bus: no result of what was begun before a fault is still on its way to a memory.
     rewind : Out(1)
         For one cycle, some cycles after the engine was reset for a fault: commands that it took and was not done with
         are to be given to it again. Driven by what resets the engine; 0 in the engine itself.

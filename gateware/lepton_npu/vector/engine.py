@@ -77,7 +77,6 @@ class VectorEngine(wiring.Component):
             engine.cmd.ready.eq(~busy),
             start.eq(engine.cmd.valid & engine.cmd.ready),
             engine.busy.eq(busy | engine.done),
-            engine.quiet.eq(1),
         ]
         with m.If(start):
             m.d.sync += [command.eq(new), active.eq(1), busy.eq(1)]
@@ -238,6 +237,7 @@ class VectorEngine(wiring.Component):
             gather.first.eq(popped.first),
             gather.last.eq(popped.last),
             self.write.en.eq(gather.o_valid),
+            engine.quiet.eq(~tags.r_rdy & ~gather.o_valid),
             self.write.data.eq(gather.o),
             self.row.eq(gather.o_valid),
             engine.progress.eq(go | gather.o_valid),

@@ -69,6 +69,18 @@ def random_command(rng: np.random.Generator) -> dict[str, int]:
         return f
 
 
+async def write_tiles(ctx, bench: MatmulBench, state: CoreState, part: Partition):
+    """The tiles of ``state``, to a partition of the engine's tile memory."""
+    for tile in range(CONFIG.tiles):
+        for row in range(CONFIG.side):
+            ctx.set(bench.write.en, 1)
+            ctx.set(bench.write.row, (part.tile_base + tile) * CONFIG.side + row)
+            ctx.set(bench.write.data, [int(v) for v in state.tiles[tile, row]])
+            ctx.set(bench.write.exponent, int(state.exponents[tile]))
+            await ctx.tick()
+    ctx.set(bench.write.en, 0)
+
+
 def _junk(row: int) -> int:
     """What accumulator row ``row`` holds outside the partition."""
     return (0x12345678 + row) << 32 | row
@@ -89,14 +101,7 @@ def simulate(
     async def process(ctx):
         nonlocal active, rows
         ctx.set(bench.bounds, part.bounds)
-        for tile in range(CONFIG.tiles):
-            for row in range(CONFIG.side):
-                ctx.set(bench.write.en, 1)
-                ctx.set(bench.write.row, (part.tile_base + tile) * CONFIG.side + row)
-                ctx.set(bench.write.data, [int(v) for v in state.tiles[tile, row]])
-                ctx.set(bench.write.exponent, int(state.exponents[tile]))
-                await ctx.tick()
-        ctx.set(bench.write.en, 0)
+        await write_tiles(ctx, bench, state, part)
         done, waiting = 0, list(zip(commands, gaps))
         gap = waiting[0][1]
         for _ in range(20_000):
@@ -124,6 +129,7 @@ def simulate(
         for _ in range(30):
             await ctx.tick()
             assert not ctx.get(bench.engine.busy)
+            assert ctx.get(bench.engine.quiet)
             assert not ctx.get(bench.engine.done)
         for row in others:
             assert ctx.get(bench.accumulators.data[row]) == _junk(row), f"row {row} is not one of the partition"
@@ -217,6 +223,48 @@ def test_out_of_range(seed, fields, address, kind):
     simulator.add_clock(1e-8)
     simulator.add_testbench(process)
     simulator.run()
+
+
+def test_commands_before_a_fault_end(seed):
+    """A command whose rows are in the array when the next one has a fault: it is done before the engine is quiet."""
+    rng = np.random.default_rng(seed)
+    state = CoreState(CONFIG, np.zeros(0, np.uint8))
+    fill(state, rng)
+    good = random_command(rng) | {"index": 1}
+    bench = MatmulBench(ALONE.core)
+    found = np.zeros((CONFIG.acc_rows, CONFIG.side), np.uint32)
+
+    async def process(ctx):
+        await write_tiles(ctx, bench, state, ALONE)
+        ctx.set(bench.bounds, ALONE.bounds)
+        ctx.set(bench.engine.cmd.valid, 1)
+        done = quiet = 0
+        for command in (good, good | {"index": 2, "a_tile": CONFIG.tiles}):
+            ctx.set(bench.engine.cmd.payload, command)
+            while not ctx.get(bench.engine.cmd.ready):
+                await ctx.tick()
+            await ctx.tick()
+        ctx.set(bench.engine.cmd.valid, 0)
+        for _ in range(5000):
+            done += ctx.get(bench.engine.done)
+            quiet = quiet + 1 if ctx.get(bench.engine.fault.valid) and ctx.get(bench.engine.quiet) else 0
+            if quiet == 2:
+                break
+            await ctx.tick()
+        assert quiet == 2
+        assert done == 1, "it is not done"
+        assert ctx.get(bench.engine.fault.index) == 2
+        for row in range(CONFIG.acc_rows):
+            value = ctx.get(bench.accumulators.data[row])
+            found[row] = np.frombuffer(int(value).to_bytes(CONFIG.row_bytes, "little"), "<u4")
+
+    simulator = Simulator(bench)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(process)
+    simulator.run()
+    with np.errstate(all="ignore"):
+        prepare_matmul(CONFIG, good)(state)
+    assert (found == state.acc).all()
 
 
 def test_turnaround_is_checked():

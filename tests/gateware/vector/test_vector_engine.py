@@ -201,8 +201,17 @@ def test_out_of_range(seed, lanes, kind):
             assert fault.value.address == address & (1 << 64) - 1
             await driver.start(ctx, f, 0x8000_0000 + index, rng.choice([1, 0.4], 3))
             assert not await driver.finish(ctx), f
-            for _ in range(30):
+            for _ in range(60):
+                if ctx.get(driver.engine.quiet):
+                    break
                 await driver.cycle(ctx)
+            await driver.cycle(ctx)
+            assert ctx.get(driver.engine.quiet), "still not quiet"
+            written = len(driver.writes)
+            for _ in range(40):  # operands may still be read ahead
+                await driver.cycle(ctx)
+                assert ctx.get(driver.engine.quiet)
+            assert len(driver.writes) == written
             assert ctx.get(driver.engine.fault.cause) == FaultCause.LOCAL_RANGE
             assert ctx.get(driver.engine.fault.address) == address & (1 << 64) - 1, f
             assert ctx.get(driver.engine.fault.index) == 0x8000_0000 + index

@@ -132,6 +132,7 @@ class VectorDriver:
         for _ in range(cycles):
             assert ctx.get(self.engine.busy) == busy
             assert not ctx.get(self.engine.done)
+            assert ctx.get(self.engine.quiet)
             await self.cycle(ctx)
         assert before == (len(self.writes), *(len(reads) for reads in self.reads.values()))
         assert not any(answer is not None for due in self.due.values() for answer in due)
