@@ -61,8 +61,10 @@ class Partition:
         return self._inside("vector memory row", row, self.vmem_base, self.config.vmem_rows)
 
     def acc(self, row: int) -> int:
-        """Row of the accumulators, counted from 0."""
-        return self._inside("accumulator row", row, self.acc_base, self.config.acc_rows)
+        """Row of the accumulators, counted from 0. A partition is the same rows of both halves of the memory."""
+        upper, row = divmod(row, self.core.acc_rows // 2)
+        half = self.config.acc_rows // 2
+        return upper * half + self._inside("accumulator row of a half", row, self.acc_base // 2, half)
 
     def local(self, row: int) -> int:
         """Local row address."""

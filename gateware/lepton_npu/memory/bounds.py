@@ -20,8 +20,8 @@ def bounds_layout(config: NpuConfig) -> data.StructLayout:
 
     Sizes are powers of two, and a base is a multiple of its size. A command's addresses count from the base; what is
     said of one that is out of range (`range_check`) is what a core of the partition's size would say. A memory gets
-    ``base | (address & mask)``, which is in the partition whatever the address. With one context there is nothing to
-    share: commands have all of the memories, and nobody looks at the bounds.
+    ``base | (address & mask)``, which is in the partition whatever the address; `to_acc` has one thing more. With one
+    context there is nothing to share: commands have all of the memories, and nobody looks at the bounds.
     """
     sizes = {"vmem": config.vmem_addr_bits, "acc": config.acc_addr_bits, "tile": config.tile_bits}
     return data.StructLayout({f"{name}_{part}": bits for name, bits in sizes.items() for part in ("base", "mask")})
@@ -45,8 +45,18 @@ def to_vmem(config: NpuConfig, bounds: Bounds, address: Value) -> Value:
 
 
 def to_acc(config: NpuConfig, bounds: Bounds, address: Value) -> Value:
-    """Row of the accumulators (``acc_addr_bits``) that a command's local row address is; bit 15 is not looked at."""
-    return _placed(config, bounds.acc_base, bounds.acc_mask, address)
+    """Row of the accumulators (``acc_addr_bits``) that a command's local row address is; bit 15 is not looked at.
+
+    The memory has two halves that work at the same time, and a program expects that of what it has. So a partition is
+    the same ``size / 2`` rows of both: its upper half is in the upper half of the memory. Partitions that do not
+    overlap have no row in common.
+    """
+    row, base, mask = address[: config.acc_addr_bits], bounds.acc_base, bounds.acc_mask
+    if config.contexts == 1:
+        return row
+    upper = (row & mask & ~Cat(mask[1:], Const(0, 1))).any()  # the bit on top of the mask
+    # A base that is odd is that of a single row.
+    return Cat(base[1:] | (row[:-1] & mask[1:]), upper | base[0])
 
 
 def to_local(config: NpuConfig, bounds: Bounds, address: Value) -> Value:

@@ -93,9 +93,10 @@ def simulate(
 
     Tiles outside it must not be read, and accumulators outside it not change.
     """
-    first, last = part.acc_base, part.acc_base + CONFIG.acc_rows
-    others = [row for row in range(part.core.acc_rows) if not first <= row < last]
-    bench = MatmulBench(part.core, [0 if first <= row < last else _junk(row) for row in range(part.core.acc_rows)])
+    half, first = part.core.acc_rows // 2, part.acc_base // 2
+    rows_of = [upper * half + first + row for upper in range(2) for row in range(CONFIG.acc_rows // 2)]
+    others = sorted(set(range(part.core.acc_rows)) - set(rows_of))
+    bench = MatmulBench(part.core, [_junk(row) if row in others else 0 for row in range(part.core.acc_rows)])
     active = rows = 0
 
     async def process(ctx):
@@ -134,7 +135,7 @@ def simulate(
         for row in others:
             assert ctx.get(bench.accumulators.data[row]) == _junk(row), f"row {row} is not one of the partition"
         for row in range(CONFIG.acc_rows):
-            value = ctx.get(bench.accumulators.data[first + row])
+            value = ctx.get(bench.accumulators.data[rows_of[row]])
             found[row] = np.frombuffer(int(value).to_bytes(CONFIG.row_bytes, "little"), "<u4")
 
     found = np.zeros((CONFIG.acc_rows, CONFIG.side), np.uint32)

@@ -1,6 +1,8 @@
 """Partitions: which addresses of a command are in range, and where they are in the memories; against plain Python."""
 
 import random
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Module, Signal, signed
@@ -16,7 +18,7 @@ SMALL = NpuConfig(side=4, lanes=4, vmem_rows=32, vmem_banks=2, acc_rows=8, tiles
 BITS = 20
 
 
-def evaluate(core: NpuConfig, said: data.Const, addresses: list[int]) -> list[dict[str, int]]:
+def evaluate(core: NpuConfig, said: data.Const, addresses: Iterable[int]) -> list[dict[str, int]]:
     """Every function of both modules, for each address."""
     bounds, address = Signal(place.bounds_layout(core)), Signal(signed(BITS))
     values = {
@@ -81,6 +83,25 @@ def test_addresses(seed, config, kind):
             assert part.vmem(found["to_vmem"]) == address
         if acc:
             assert part.acc(found["to_acc"]) == address - ACC_SPACE
+
+
+def test_partitions_of_accumulators_have_no_row_in_common():
+    """Of all sizes, one row too: as many rows as the size, the same ones of both halves, and none of another's."""
+    core = replace(SMALL, acc_rows=16, contexts=2)
+    taken = {}
+    for size in (1, 2, 4, 8, 16):
+        for base in range(0, core.acc_rows, size):
+            bounds = place.bounds_layout(core).const({"acc_base": base, "acc_mask": size - 1})
+            found = [values["to_acc"] for values in evaluate(core, bounds, range(ACC_SPACE, ACC_SPACE + 16))]
+            taken[base, size] = set(found)
+            assert len(taken[base, size]) == size
+            assert found == found[:size] * (16 // size)
+            upper = [row - 8 for row in found[:size] if row >= 8]
+            assert size == 1 or found[:size] == upper + [row + 8 for row in upper]
+    for (base, size), rows in taken.items():
+        for (other, length), others in taken.items():
+            if base + size <= other or other + length <= base:
+                assert not rows & others, (base, size, other, length)
 
 
 @pytest.mark.parametrize("config", [SMALL, PRESETS["ecp5"], PRESETS["tiny"], PRESETS["large"]])
