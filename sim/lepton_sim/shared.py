@@ -16,13 +16,18 @@ _FLAGS = (
 )  # fmt: skip
 
 
-def build_shared(name: str, verilog: str, source: str, *, defines: dict[str, int] | None = None, extra=()) -> Path:
+def build_shared(
+    name: str, verilog: str, source: str, *, headers: dict[str, str] | None = None,
+    defines: dict[str, int] | None = None, extra=(),
+) -> Path:  # fmt: skip
     """Shared library of C++ ``source`` linked with the Verilator model (class ``Vtop``) of ``verilog``.
 
     Parameters
     ----------
     name : str
         Start of the file's name in the cache.
+    headers : dict of str to str
+        Texts of the files that ``source`` includes, by their names.
     defines : dict of str to int
         Macros for the shim.
     extra : sequence of str
@@ -39,7 +44,14 @@ def build_shared(name: str, verilog: str, source: str, *, defines: dict[str, int
     macros = "".join(f" -D{key}={value}" for key, value in (defines or {}).items())
     flags = [*_FLAGS, "-CFLAGS", f"-fPIC -std=c++17{macros}", *extra]
     key = digest(
-        verilog, source, WAIVERS.read_text(), *flags, *make_variables(), tool.version, tools.compiler_version()
+        verilog,
+        source,
+        *(headers or {}).items(),
+        WAIVERS.read_text(),
+        *flags,
+        *make_variables(),
+        tool.version,
+        tools.compiler_version(),
     )
     target = cache_folder() / f"{name}-{key}.so"
     if target.exists():
@@ -47,6 +59,8 @@ def build_shared(name: str, verilog: str, source: str, *, defines: dict[str, int
     with locked(target.with_suffix(".lock")):
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                for header, text in (headers or {}).items():
+                    (Path(folder) / header).write_text(text)
                 _build(tool, flags, verilog, source, Path(folder), target)
     return target
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["BusResponse", "ErrorRange", "Harness", "HarnessError", "Stalls"]
+__all__ = ["BusResponse", "ErrorRange", "Harness", "HarnessError", "Order", "Stalls"]
 
 
 class HarnessError(RuntimeError):
@@ -24,6 +24,17 @@ class BusResponse(IntEnum):
     OKAY = 0
     SLVERR = 2
     DECERR = 3
+
+
+class Order(IntEnum):
+    """When READY of AR, AW and W may rise; a memory may do any of this (IHI 0022H, A3.3.1)."""
+
+    FREE = 0
+    """In any cycle."""
+    ADDRESS_FIRST = 1
+    """A cycle after VALID at the earliest, and W's behind the handshake of AW."""
+    DATA_FIRST = 2
+    """A cycle after VALID at the earliest, and AW's behind VALID of W."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +84,7 @@ class _Settings(ctypes.Structure):
         ("bandwidth", ctypes.c_uint32),
         ("stall", ctypes.c_uint32 * 5),
         ("interleave", ctypes.c_uint32),
+        ("order", ctypes.c_uint32),
     ]
 
 
@@ -105,6 +117,8 @@ def _bind(path: Path) -> ctypes.CDLL:
         ("run", ctypes.c_int, [handle, u64]),
         ("outstanding", ctypes.c_int, [handle]),
         ("violation", ctypes.c_char_p, [handle]),
+        ("bursts", u64, [handle, ctypes.c_int, u32]),
+        ("quiet_since", u64, [handle]),
         ("trace", ctypes.c_int, [handle, ctypes.c_char_p]),
     ):
         function = getattr(library, f"lepton_{name}")
@@ -171,6 +185,15 @@ class Harness:
         """AXI transactions that are not finished."""
         return self._library.lepton_outstanding(self._handle)
 
+    @property
+    def quiet_since(self) -> int:
+        """The first cycle since which nothing has been offered by the core, or unfinished, on the AXI4 port."""
+        return self._library.lepton_quiet_since(self._handle)
+
+    def bursts(self, beats: int, *, write: bool) -> int:
+        """Bursts of 1 to 256 ``beats`` whose address the memory has taken since creation."""
+        return self._library.lepton_bursts(self._handle, write, beats)
+
     def reset(self, cycles: int = 4):
         """Hard reset for some cycles; what the memory had in flight is forgotten."""
         self._library.lepton_reset(self._handle, cycles)
@@ -182,6 +205,7 @@ class Harness:
         bandwidth: int = 1,
         stalls: Stalls | None = None,
         interleave: bool = False,
+        order: Order = Order.FREE,
         seed: int = 0,
     ):
         """Set how the memory answers, from now on; the rules, cycle by cycle, are in docs/verification.md.
@@ -196,6 +220,8 @@ class Harness:
             Random ones, besides; they come from ``seed``.
         interleave : bool
             Whether R beats of different IDs alternate at random; else bursts are answered in the order they came in.
+        order : Order
+            What READY waits for.
 
         Raises
         ------
@@ -206,7 +232,7 @@ class Harness:
         for name, value, least in (("latency", latency, 0), ("bandwidth", bandwidth, 1)):
             if not least <= value < 1 << 32:
                 raise ValueError(f"{name} must be from {least} to 2^32 - 1 cycles, not {value}")
-        settings = _Settings(latency, bandwidth, (ctypes.c_uint32 * 5)(*stalls.chances), int(interleave))
+        settings = _Settings(latency, bandwidth, (ctypes.c_uint32 * 5)(*stalls.chances), int(interleave), int(order))
         self._library.lepton_settings(self._handle, ctypes.byref(settings), seed)
 
     def inject_errors(self, ranges: list[ErrorRange]):
@@ -239,7 +265,7 @@ class Harness:
         Raises
         ------
         HarnessError
-            If the answer is not OKAY.
+            If the answer is not OKAY, or a rule of the bus was broken meanwhile.
         """
         self._access(True, address, value)
 
@@ -253,7 +279,12 @@ class Harness:
         if response != BusResponse.OKAY:
             answer = "no answer" if response < 0 else f"response {response}"
             raise HarnessError(f"register 0x{address:03x}: {answer} to a {'write' if write else 'read'}")
+        self._check()
         return cell.value
+
+    def _check(self):
+        if violation := self._library.lepton_violation(self._handle).decode():
+            raise HarnessError(f"AXI rule broken, {violation}")
 
     def run(self, max_cycles: int) -> bool:
         """Clock until the interrupt is up or ``max_cycles`` have passed; returns whether it is up.
@@ -261,9 +292,8 @@ class Harness:
         Raises
         ------
         HarnessError
-            When the core broke a rule of the bus.
+            When a rule of the bus was broken (``axi_checker.h``).
         """
         up = bool(self._library.lepton_run(self._handle, max_cycles))
-        if violation := self._library.lepton_violation(self._handle).decode():
-            raise HarnessError(f"AXI rule broken by the core, {violation}")
+        self._check()
         return up

@@ -2,8 +2,8 @@
 //
 // Everything that toggles every cycle is here; Python only rings doorbells. The memory accepts any legal traffic,
 // stalls every channel at random on request, answers after a settable latency at a settable bandwidth, may interleave
-// reads of different IDs, injects error responses by address range and number of beats, and checks the core's side of the handshake and
-// burst rules (AMBA AXI and ACE, IHI 0022H, A3.2 and A3.4). Its timing rules are in docs/verification.md;
+// reads of different IDs, and injects error responses by address range and number of beats. `AxiChecker` watches both sides
+// of the port. The memory's timing rules are in docs/verification.md;
 // verif/lepton_verif/tb/axi_memory.py has the same ones for cocotb, and a test holds the two together.
 //
 // One instance has no shared state: several may run in threads of one process.
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "Vtop.h"
+#include "axi_checker.h"
 #include "verilated.h"
 #if VM_TRACE
 #include "verilated_vcd_c.h"
@@ -28,12 +29,18 @@ namespace {
 constexpr unsigned kBusBytes = LEPTON_BUS_BYTES;
 enum Channel { kAr, kR, kAw, kW, kB, kChannels };
 enum Response { kOkay = 0, kSlverr = 2, kDecerr = 3 };
+// When READY of AR, AW and W may rise (all of it legal, IHI 0022H, A3.3.1): at any time; only behind VALID, W behind AW;
+// only behind VALID, AW behind W.
+enum Order { kFree, kAddressFirst, kDataFirst };
+
+#include "limits.h"  // kLimits, of the core's configuration
 
 struct Settings {
     uint32_t latency;            // cycles from an accepted address (or last W beat) to the first response
     uint32_t bandwidth;          // cycles a data beat takes, on R and on W
     uint32_t stall[kChannels];   // chance of a stall in each cycle, in 1/65536
     uint32_t interleave;         // R beats of different IDs may alternate
+    uint32_t order;              // an Order
 };
 
 struct ErrorRange {
@@ -62,7 +69,6 @@ struct Burst {
 struct WriteBeat {
     uint8_t data[kBusBytes];
     uint64_t strobes;
-    bool last;
 };
 
 // xoshiro-like quality is not needed: a 64-bit multiplicative generator decides stalls.
@@ -88,7 +94,7 @@ struct Harness {
     Settings settings{};
     Random random{1};
     std::vector<Injected> errors;
-    std::string violation;
+    AxiChecker checker{kBusBytes, kLimits};
 
     std::map<uint32_t, std::deque<Burst>> reads;
     std::deque<uint32_t> read_order;
@@ -99,26 +105,14 @@ struct Harness {
     uint64_t r_free = 0, w_free = 0;  // first cycle of another beat
     uint64_t beats_read = 0, beats_written = 0;
 
-    // What the core drove in the last cycle without being accepted: it must not change.
-    struct Held {
-        bool valid = false;
-        uint64_t addr = 0, strobes = 0;
-        uint32_t len = 0, last = 0;
-        uint8_t data[kBusBytes] = {};
-    } held_ar, held_aw, held_w;
+    bool offered[kChannels] = {};  // by the core in the last cycle, without being accepted
+    uint8_t r_data[kBusBytes] = {};
+    uint32_t r_response = kOkay;
 
     explicit Harness(size_t size, uint64_t base_) : memory(size), base(base_) {
         const char* arguments[] = {"lepton", "+verilator+rand+reset+2"};
         context->commandArgs(2, arguments);
         top.reset(new Vtop{context.get(), "top"});
-    }
-
-    void complain(const char* what) {
-        if (violation.empty()) {
-            char text[200];
-            std::snprintf(text, sizeof text, "cycle %llu: %s", static_cast<unsigned long long>(cycle), what);
-            violation = text;
-        }
     }
 
     bool inside(uint64_t addr) const { return addr >= base && addr - base + kBusBytes <= memory.size(); }
@@ -132,16 +126,6 @@ struct Harness {
     void count_beat(uint64_t addr, bool write) {
         for (Injected& error : errors)
             if (error.matches(addr, write)) error.seen++;
-    }
-
-    void check_burst(uint64_t addr, uint32_t len, uint32_t size, uint32_t burst, const char* name) {
-        const uint64_t bytes = (uint64_t(len) + 1) * kBusBytes;
-        char text[120];
-        if ((1u << size) != kBusBytes || burst != 1 || addr % kBusBytes || (addr & 4095) + bytes > 4096) {
-            std::snprintf(text, sizeof text, "%s: illegal burst addr=0x%llx len=%u size=%u burst=%u", name,
-                          static_cast<unsigned long long>(addr), len, size, burst);
-            complain(text);
-        }
     }
 
     void choose_read() {
@@ -158,25 +142,35 @@ struct Harness {
             if (queue.empty() || queue.front().ready_at > cycle) return;
         }
         r_valid = true;
+        // What is offered rests until it is taken, whatever happens to memory or errors meanwhile.
+        const Burst& burst = reads[r_id].front();
+        const uint64_t addr = burst.addr + uint64_t(burst.done) * kBusBytes;
+        r_response = response_at(addr, false);
+        if (inside(addr))
+            std::memcpy(r_data, &memory[addr - base], kBusBytes);
+        else
+            std::memset(r_data, 0xDB, kBusBytes);
+    }
+
+    bool may_take(Channel channel) const {
+        if (settings.order == kFree) return true;
+        if (!offered[channel]) return false;
+        if (settings.order == kAddressFirst) return channel != kW || !writes.empty();
+        return channel != kAw || !write_beats.empty() || offered[kW];
     }
 
     void drive() {
         choose_read();
-        top->m_axi_arready = !random.chance(settings.stall[kAr]);
-        top->m_axi_awready = !random.chance(settings.stall[kAw]);
-        top->m_axi_wready = !random.chance(settings.stall[kW]) && cycle >= w_free;
+        top->m_axi_arready = !random.chance(settings.stall[kAr]) && may_take(kAr);
+        top->m_axi_awready = !random.chance(settings.stall[kAw]) && may_take(kAw);
+        top->m_axi_wready = !random.chance(settings.stall[kW]) && cycle >= w_free && may_take(kW);
         top->m_axi_rvalid = r_valid;
         if (r_valid) {
             const Burst& burst = reads[r_id].front();
-            const uint64_t addr = burst.addr + uint64_t(burst.done) * kBusBytes;
-            const uint32_t response = response_at(addr, false);
             top->m_axi_rid = r_id;
-            top->m_axi_rresp = response;
+            top->m_axi_rresp = r_response;
             top->m_axi_rlast = burst.done + 1 == burst.beats;
-            if (inside(addr))
-                std::memcpy(&top->m_axi_rdata, &memory[addr - base], kBusBytes);
-            else
-                std::memset(&top->m_axi_rdata, 0xDB, kBusBytes);
+            std::memcpy(&top->m_axi_rdata, r_data, kBusBytes);
         }
         if (!b_valid && !responses.empty() && responses.front().ready_at <= cycle &&
             !random.chance(settings.stall[kB]))
@@ -188,35 +182,30 @@ struct Harness {
         }
     }
 
-    void hold(Held& held, bool valid, bool ready, const Held& now, const char* name) {
-        if (held.valid) {
-            if (!valid)
-                complain((std::string(name) + ": VALID fell before READY").c_str());
-            else if (held.addr != now.addr || held.len != now.len || held.last != now.last ||
-                     held.strobes != now.strobes || std::memcmp(held.data, now.data, kBusBytes))
-                complain((std::string(name) + ": payload changed while VALID waited").c_str());
-        }
-        held = now;
-        held.valid = valid && !ready;
+    AxiCycle port() const {
+        AxiCycle now{};
+        now.ar = {bool(top->m_axi_arvalid), bool(top->m_axi_arready), top->m_axi_araddr, top->m_axi_arid,
+                  top->m_axi_arlen, top->m_axi_arsize, top->m_axi_arburst, top->m_axi_arcache, top->m_axi_arprot};
+        now.aw = {bool(top->m_axi_awvalid), bool(top->m_axi_awready), top->m_axi_awaddr, top->m_axi_awid,
+                  top->m_axi_awlen, top->m_axi_awsize, top->m_axi_awburst, top->m_axi_awcache, top->m_axi_awprot};
+        now.w = {bool(top->m_axi_wvalid), bool(top->m_axi_wready), bool(top->m_axi_wlast), top->m_axi_wstrb,
+                 reinterpret_cast<const uint8_t*>(&top->m_axi_wdata)};
+        now.r = {bool(top->m_axi_rvalid), bool(top->m_axi_rready), bool(top->m_axi_rlast), top->m_axi_rid,
+                 top->m_axi_rresp, reinterpret_cast<const uint8_t*>(&top->m_axi_rdata)};
+        now.b = {bool(top->m_axi_bvalid), bool(top->m_axi_bready), top->m_axi_bid, top->m_axi_bresp};
+        return now;
     }
 
     void sample() {
-        Held ar, aw, w;
-        ar.addr = top->m_axi_araddr, ar.len = top->m_axi_arlen;
-        aw.addr = top->m_axi_awaddr, aw.len = top->m_axi_awlen;
-        if (top->m_axi_wvalid) {
-            w.strobes = top->m_axi_wstrb, w.last = top->m_axi_wlast;
-            std::memcpy(w.data, &top->m_axi_wdata, kBusBytes);
-        }
-        hold(held_ar, top->m_axi_arvalid, top->m_axi_arready, ar, "AR");
-        hold(held_aw, top->m_axi_awvalid, top->m_axi_awready, aw, "AW");
-        hold(held_w, top->m_axi_wvalid, top->m_axi_wready, w, "W");
+        const AxiCycle now = port();
+        checker.clock(now, cycle);
+        offered[kAr] = now.ar.valid && !now.ar.ready;
+        offered[kAw] = now.aw.valid && !now.aw.ready;
+        offered[kW] = now.w.valid && !now.w.ready;
 
-        if (top->m_axi_arvalid && top->m_axi_arready) {
-            check_burst(ar.addr, ar.len, top->m_axi_arsize, top->m_axi_arburst, "AR");
-            const uint32_t id = top->m_axi_arid;
-            reads[id].push_back({ar.addr, id, ar.len + 1, 0, cycle + 1 + settings.latency, 0});
-            read_order.push_back(id);
+        if (now.ar.valid && now.ar.ready) {
+            reads[now.ar.id].push_back({now.ar.addr, now.ar.id, now.ar.len + 1, 0, cycle + 1 + settings.latency, 0});
+            read_order.push_back(now.ar.id);
         }
         if (r_valid && top->m_axi_rready) {
             Burst& burst = reads[r_id].front();
@@ -233,15 +222,12 @@ struct Harness {
             }
             r_valid = false;
         }
-        if (top->m_axi_awvalid && top->m_axi_awready) {
-            check_burst(aw.addr, aw.len, top->m_axi_awsize, top->m_axi_awburst, "AW");
-            writes.push_back({aw.addr, top->m_axi_awid, aw.len + 1, 0, 0, kOkay});
-        }
-        if (top->m_axi_wvalid && top->m_axi_wready) {
+        if (now.aw.valid && now.aw.ready)
+            writes.push_back({now.aw.addr, now.aw.id, now.aw.len + 1, 0, 0, kOkay});
+        if (now.w.valid && now.w.ready) {
             WriteBeat beat;
-            std::memcpy(beat.data, w.data, kBusBytes);
-            beat.strobes = w.strobes;
-            beat.last = w.last;
+            std::memcpy(beat.data, now.w.data, kBusBytes);
+            beat.strobes = now.w.strobes;
             write_beats.push_back(beat);
             beats_written++;
             w_free = cycle + settings.bandwidth;
@@ -261,7 +247,6 @@ struct Harness {
                 for (unsigned byte = 0; byte < kBusBytes; byte++)
                     if (beat.strobes >> byte & 1) memory[addr - base + byte] = beat.data[byte];
             const bool last = ++burst.done == burst.beats;
-            if (beat.last != last) complain("W: WLAST does not mark the last beat");
             write_beats.pop_front();
             if (last) {
                 burst.ready_at = cycle + 1 + settings.latency;
@@ -291,14 +276,17 @@ struct Harness {
         reads.clear(), read_order.clear(), writes.clear(), responses.clear(), write_beats.clear();
         r_valid = b_valid = false;
         r_free = w_free = 0;
-        held_ar = held_aw = held_w = Held{};
+        std::memset(offered, 0, sizeof offered);
+        checker.forget();
         top->rst = 1;
         top->s_axil_awvalid = top->s_axil_wvalid = top->s_axil_bready = 0;
         top->s_axil_arvalid = top->s_axil_rready = 0;
         for (int i = 0; i < cycles; i++) {
             top->m_axi_arready = top->m_axi_awready = top->m_axi_wready = 0;
             top->m_axi_rvalid = top->m_axi_bvalid = 0;
-            top->clk = 0, top->eval(), top->clk = 1, top->eval();
+            top->clk = 0, top->eval();
+            if (i) checker.in_reset(port(), cycle);
+            top->clk = 1, top->eval();
             cycle++;
         }
         top->rst = 0;
@@ -378,7 +366,9 @@ int lepton_outstanding(Harness* h) {
     for (auto& entry : h->reads) count += entry.second.size();
     return static_cast<int>(count);
 }
-const char* lepton_violation(Harness* h) { return h->violation.c_str(); }
+const char* lepton_violation(Harness* h) { return h->checker.violation().c_str(); }
+uint64_t lepton_bursts(Harness* h, int write, uint32_t beats) { return h->checker.bursts(write != 0, beats); }
+uint64_t lepton_quiet_since(Harness* h) { return h->checker.quiet_since(); }
 int lepton_trace(Harness* h, const char* path) {
 #if VM_TRACE
     h->context->traceEverOn(true);
