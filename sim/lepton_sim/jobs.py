@@ -1,6 +1,7 @@
 """Runs jobs on the whole core under cocotb, on either simulator."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from amaranth.hdl._ir import PortDirection
@@ -9,6 +10,7 @@ from lepton_npu.top import LeptonNpu
 from lepton_npu.verilog import port_names
 from lepton_verif.job import Job
 
+from .axi_limits import axi_limits
 from .run import CocotbResult, run_cocotb
 
 __all__ = ["run_jobs"]
@@ -35,7 +37,7 @@ def run_jobs(
     Raises
     ------
     AssertionError
-        If a port has an X after reset, or a job does not end with its tag and memory.
+        If a port has an X after reset, a rule of AXI is broken, or a job does not end with its tag and memory.
     """
     core = LeptonNpu(config)
     outputs = [name for name, (_, direction) in port_names(core).items() if direction == PortDirection.Output]
@@ -44,5 +46,6 @@ def run_jobs(
         path = folder / f"{number}.npz"
         job.save(path)
         paths.append(str(path))
-    params = {"jobs": paths, "stall": stall, "outputs": outputs}
+    limits = [asdict(limit) for limit in axi_limits(config)]
+    params = {"jobs": paths, "stall": stall, "outputs": outputs, "limits": limits}
     return run_cocotb(core, "lepton_npu", "lepton_verif.tb.job_tb", sim=sim, params=params, **options)

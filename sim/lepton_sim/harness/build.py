@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from lepton_npu.bus.axi import FETCH_ID, LOAD_ID, STORE_ID, WALK_ID
-from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
-from lepton_npu.spec.translation import PTE_BYTES
+from lepton_npu.spec.config import NpuConfig
 
+from ..axi_limits import axi_limits
 from ..shared import build_shared
 
 __all__ = ["build_harness"]
@@ -13,19 +12,13 @@ __all__ = ["build_harness"]
 _SOURCE, _CHECKER = (Path(__file__).with_name(name) for name in ("harness.cpp", "axi_checker.h"))
 
 
-_RECORDS_IN_FLIGHT = 4  # two ahead, and two that a jump has made useless (docs/architecture.md, section 6)
-
-
 def _limits(config: NpuConfig) -> str:
-    """A header: what each transaction ID may do, as longest read and most in flight, then the same of writes."""
-    limits = {
-        FETCH_ID: (max(RECORD_BYTES // config.bus_bytes, 1), _RECORDS_IN_FLIGHT, 0, 0),
-        LOAD_ID: (config.max_burst, config.outstanding, 0, 0),
-        STORE_ID: (0, 0, config.max_burst, config.outstanding),
-        WALK_ID: (max(PTE_BYTES // config.bus_bytes, 1), 1, 0, 0),
-    }
-    rows = ", ".join("{" + ", ".join(map(str, limits[number])) + "}" for number in sorted(limits))
-    return f"constexpr AxiChecker::Limits kLimits[AxiChecker::kIds] = {{{rows}}};\n"
+    """A header: of each transaction ID the longest read and most in flight, then the same of writes."""
+    rows = []
+    for limit in axi_limits(config):
+        pair = f"{limit.longest}, {limit.most}"
+        rows.append(f"{{0, 0, {pair}}}" if limit.write else f"{{{pair}, 0, 0}}")
+    return f"constexpr AxiChecker::Limits kLimits[AxiChecker::kIds] = {{{', '.join(rows)}}};\n"
 
 
 def build_harness(verilog: str, config: NpuConfig, *, trace: bool = False) -> Path:

@@ -27,6 +27,7 @@ CONFIG = NpuConfig(
     outstanding=2,
     queue_depth=2,
     tlb_entries=2,
+    contexts=1,
 )
 """The smallest core that can make bursts of 256 beats."""
 

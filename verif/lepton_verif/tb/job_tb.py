@@ -2,7 +2,8 @@
 
 Memory and host are cocotbext-axi's, so this testbench shares no code with the compiled harness.
 `lepton_sim.jobs.run_jobs` starts it, with the parameters ``jobs`` (paths of saved jobs), ``stall`` (chance of a stall
-on every channel), ``outputs`` (names of the output ports) and ``cycles`` (limit for a job).
+on every channel), ``outputs`` (names of the output ports), ``cycles`` (limit for a job) and ``limits``
+(`lepton_sim.axi_limits`): with them `AxiMonitor` watches the port, for the rules of AXI and for X.
 """
 
 import itertools
@@ -20,6 +21,8 @@ from leptonaicsdk.driver import satp
 from leptonaicsdk.registers import REGISTERS
 
 from lepton_verif.job import Job
+
+from .axi_monitor import AxiLimits, AxiMonitor, watch
 
 CLOCK_NS = 10
 IRQ_ALL = 3
@@ -83,6 +86,12 @@ async def start(dut, stall: float) -> tuple[AxiLiteMaster, Memory]:
     host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
     memory = Memory(dut, stall)
     Clock(dut.clk, CLOCK_NS, unit="ns").start()
+    if limits := lepton_sim.params().get("limits"):
+        reads, writes = (
+            {limit["id"]: AxiLimits(limit["longest"], limit["most"]) for limit in limits if limit["write"] == write}
+            for write in (False, True)
+        )
+        cocotb.start_soon(watch(dut, AxiMonitor(len(dut.m_axi_rdata) // 8, reads, writes)))
     await ClockCycles(dut.clk, 5)
     dut.rst.value = 0
     await RisingEdge(dut.clk)
