@@ -60,9 +60,12 @@ class AxiMonitor:
         self._early: deque[int] = deque()
         self._flying = {"ar": defaultdict(int), "aw": defaultdict(int)}
 
+    def _broken(self, channel: str, rule: str) -> AxiRuleError:
+        return AxiRuleError(f"cycle {self.cycle}: {channel.upper()}: {rule}")
+
     def _expect(self, good: bool, channel: str, rule: str):
         if not good:
-            raise AxiRuleError(f"cycle {self.cycle}: {channel.upper()}: {rule}")
+            raise self._broken(channel, rule)
 
     def clock(self, now: Mapping[str, int], *, reset: bool = False):
         """One cycle: the signals just before its edge, by their names (``arvalid``, ...).
@@ -104,7 +107,8 @@ class AxiMonitor:
         self._expect(burst["addr"] % _PAGE + beats * self._width <= _PAGE, channel, "burst crosses 4 KiB")
         limits = self._limits[channel]
         limit = AxiLimits(256, 1 << 30) if limits is None else limits.get(number)
-        self._expect(limit is not None, channel, "ID has no such transactions")
+        if limit is None:
+            raise self._broken(channel, "ID has no such transactions")
         self._expect(beats <= limit.longest, channel, "burst longer than its ID's")
         if not taken:
             return
