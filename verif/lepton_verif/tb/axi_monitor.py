@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["AxiLimits", "AxiMonitor", "AxiRuleError", "watch"]
+__all__ = ["CHANNELS", "AxiLimits", "AxiMonitor", "AxiRuleError", "watch"]
 
 _INCR = 1
 _PAGE = 4096
@@ -18,7 +18,8 @@ _MASTERS = {
     "w": ("last", "strb", "data"),
 }
 _SLAVES = {"r": ("last", "id", "resp", "data"), "b": ("id", "resp")}
-_CHANNELS = _MASTERS | _SLAVES
+CHANNELS = _MASTERS | _SLAVES
+"""The payloads of the channels, by their names in the port."""
 
 
 class AxiRuleError(AssertionError):
@@ -80,7 +81,7 @@ class AxiMonitor:
                 self._expect(not now[f"{channel}valid"], "port", "VALID is high in reset")
             self._forget()
         else:
-            for channel, names in _CHANNELS.items():
+            for channel, names in CHANNELS.items():
                 self._channel(channel, names, now)
         self.cycle += 1
 
@@ -165,9 +166,9 @@ async def watch(dut, monitor: AxiMonitor):
     """
     from cocotb.triggers import RisingEdge
 
-    names = [f"{channel}{name}" for channel, names in _CHANNELS.items() for name in (*names, "valid", "ready")]
+    names = [f"{channel}{name}" for channel, names in CHANNELS.items() for name in (*names, "valid", "ready")]
     port = {name: getattr(dut, f"m_axi_{name}") for name in names}
-    controls = [f"{channel}{name}" for channel in _CHANNELS for name in ("valid", "ready")]
+    controls = [f"{channel}{name}" for channel in CHANNELS for name in ("valid", "ready")]
     await RisingEdge(dut.clk)
     while True:
         await RisingEdge(dut.clk)
@@ -178,7 +179,7 @@ async def watch(dut, monitor: AxiMonitor):
             if not value.is_resolvable:
                 raise AxiRuleError(f"cycle {monitor.cycle}: {name} is {value}")
             now[name] = int(value)
-        for channel, payload in _CHANNELS.items():
+        for channel, payload in CHANNELS.items():
             for name in payload if now[f"{channel}valid"] else ():
                 value = port[channel + name].value
                 if not value.is_resolvable:
