@@ -101,6 +101,15 @@ def _engine(h: Harness, dut: Any, offers: Value) -> None:
     h.assume("translations are forgotten while held, and nothing is offered", ~forget | dut.mmu.hold & ~offers)
 
 
+def _quiet(h: Harness, dut: Any, nothing: Value, offers: Value) -> None:
+    """Of the bus; that `FramesAhead` keeps its part is proven of it."""
+    engine, frames, rested = dut.engine, dut.walk.quiet, Signal()
+    h.m.d.sync += rested.eq(engine.quiet & engine.halt)
+    h.prove("quiet: nothing is in flight", ~engine.quiet | nothing & frames)
+    h.prove("nothing is offered while quiet and halted", ~engine.quiet | ~engine.halt | ~offers)
+    h.prove("quiet stays while halted", ~rested | engine.quiet | ~frames)
+
+
 def _load(h: Harness) -> None:
     dut = h.unit(LoadEngine(CONFIG))
     ar, r = dut.ar, dut.r
@@ -111,6 +120,7 @@ def _load(h: Harness) -> None:
     )
     h.prove("AR: at most `outstanding` bursts in flight", bursts.level + ar.valid <= CONFIG.outstanding)
     h.prove("a fault is told when nothing is in flight", ~dut.engine.fault.valid | (bursts.level == 0) & ~ar.valid)
+    _quiet(h, dut, (bursts.level == 0), ar.valid)
     h.prove("inside: the queue has what is in flight", dut.bursts.level == bursts.level)
     h.cover("a burst of 4 beats ends", r.valid & r.ready & r.payload.last & (bursts.oldest == 3))
 
@@ -134,6 +144,7 @@ def _store(h: Harness) -> None:
     addresses, data = write_answers(h, "B", aw.valid & aw.ready, bursts.ends, most, b.valid, b.ready)
     h.prove("AW: at most `outstanding` bursts in flight", addresses + aw.valid <= most)
     h.prove("a fault is told when nothing is in flight", ~dut.engine.fault.valid | (addresses == 0) & ~aw.valid)
+    _quiet(h, dut, (addresses == 0) & ~w.valid, aw.valid)
 
     # ---- The invariant: what the engine's queues have in them.
     ended = w.valid & beat.last  # the register has the last beat of the oldest burst, which `beats` has no more
@@ -176,6 +187,7 @@ PROOFS = [
         {
             "withdrawn at an error": Bug("bus.load", "(waiting | (bursts.w_rdy &", "((bursts.w_rdy &"),
             "more than outstanding": Bug("bus.load", "(waiting | (bursts.w_rdy & ~error", "(waiting | (~error"),
+            "goes on though halted": Bug("bus.load", "~error & ~engine.halt &", "~error &"),
             "fault told with a burst in flight": Bug(
                 "bus.load", "quiet.eq(~waiting & ~bursts.r_rdy & ~write_valid)", "quiet.eq(~waiting & ~write_valid)"
             ),
@@ -187,6 +199,7 @@ PROOFS = [
         "StoreEngine",
         _store,
         {
+            "goes on though halted": Bug("bus.store", "& ~engine.halt", ""),
             "a beat is lost while W stalls": Bug(
                 "bus.store", "beats.r_rdy & queue.r_rdy & (~self.w.valid | self.w.ready)", "beats.r_rdy & queue.r_rdy"
             ),

@@ -65,6 +65,12 @@ def _frames(h: Harness) -> None:
         stable(h, request.valid, request.ready, request.payload, unless=forget),
     )
     h.prove("no more requests in flight than answers have room", flying <= AHEAD)
+    rested = Signal()
+    m.d.sync += rested.eq(dut.quiet & dut.halt)
+    h.prove("quiet: no request is offered or without its answer, or may be offered", ~dut.quiet | (flying == 0))
+    h.prove("nothing is offered while quiet and halted", ~dut.quiet | ~dut.halt | ~request.valid)
+    h.prove("quiet stays while halted", ~rested | dut.quiet)
+    h.cover("quiet with a page that waits", dut.quiet & (held != asked))
     h.cover("the page is used behind another one, after all were forgotten", its & (given.fault == 0) & (flying != 0))
 
     h.prove("inside: held", dut.held == held)
@@ -95,6 +101,7 @@ PROOFS = [
             "an answer under way is taken after all were forgotten": Bug(
                 _FILE, "keeps.eq(arrives & (stale == 0))", "keeps.eq(arrives)"
             ),
+            "a request is offered though it rests": Bug(_FILE, "& ~rests)", ")"),
             "the page in use is not forgotten": Bug(_FILE, "usable.eq(0),", "usable.eq(usable != 0),"),
             "what is asked beside forget counts as not asked": Bug(
                 _FILE,
