@@ -42,6 +42,8 @@ class AddressSpace:
     size : int
     page_bytes : int
         4 KiB, 2 MiB or 1 GiB. The last page may reach beyond the memory.
+    virtual : int or None
+        Virtual address of ``memory[0]``; None: VIRTUAL_BASE above the physical one.
 
     Attributes
     ----------
@@ -50,10 +52,12 @@ class AddressSpace:
     table : PageTable
     """
 
-    def __init__(self, memory: NDArray[np.uint8], base: int, size: int, page_bytes: int):
+    def __init__(
+        self, memory: NDArray[np.uint8], base: int, size: int, page_bytes: int, *, virtual: int | None = None
+    ):  # fmt: skip
         if base % page_bytes:
             raise InputError(f"base must be a multiple of the page size {page_bytes:#x}, not {base:#x}")
-        self.base = VIRTUAL_BASE + base
+        self.base = VIRTUAL_BASE + base if virtual is None else virtual
         self._memory, self._physical = memory, base
         first = -(-(base + size) // PAGE_BYTES)
         self.table = PageTable(iter(range(first, (base + memory.size) // PAGE_BYTES)))

@@ -14,7 +14,7 @@ from .memory import Memory
 from .scrub import scrub_program
 from .turns import ContextKilledError, Turns
 
-__all__ = ["RING_LOG2", "Context", "FaultHandler", "mapped", "with_tables"]
+__all__ = ["RING_LOG2", "Context", "FaultHandler", "with_tables"]
 
 RING_LOG2 = 6
 """log2 of the records of a context's ring, which stands at the start of its memory."""
@@ -26,13 +26,6 @@ FaultHandler = Callable[[Fault], bool]
 def with_tables(size: int, page_bytes: int | None) -> int:
     """Bytes of ``size`` for use and, with pages, of the tables behind them."""
     return size if page_bytes is None else size + table_bytes(size, page_bytes)
-
-
-def mapped(
-    memory: NDArray[np.uint8], base: int, size: int, page_bytes: int | None
-) -> tuple[NDArray[np.uint8], AddressSpace | None]:
-    """The part of a memory that is not for tables, and the address space that it is in."""
-    return memory[:size], None if page_bytes is None else AddressSpace(memory, base, size, page_bytes)
 
 
 class Context(ABC):
@@ -52,6 +45,8 @@ class Context(ABC):
     page_bytes : int or None
     turns : Turns
         Of the core.
+    virtual : int or None
+        Where the memory is in the address space, see `AddressSpace`.
 
     Attributes
     ----------
@@ -76,10 +71,11 @@ class Context(ABC):
 
     def __init__(
         self, number: int, config: NpuConfig, memory: NDArray[np.uint8], base: int, size: int, page_bytes: int | None,
-        turns: Turns,
+        turns: Turns, *, virtual: int | None = None,
     ):  # fmt: skip
         self.number, self.config, self.physical = number, config, base
-        self.memory, self.space = mapped(memory, base, size, page_bytes)
+        self.memory = memory[:size]
+        self.space = None if page_bytes is None else AddressSpace(memory, base, size, page_bytes, virtual=virtual)
         self.base = base if self.space is None else self.space.base
         self.on_fault: FaultHandler | None = None
         self.on_close: Callable[[Context], None] | None = None

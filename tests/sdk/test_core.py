@@ -119,13 +119,13 @@ def test_a_page_is_revoked_and_given_back(backend):
             if flags is None:
                 context.space.table.unmap(page)
             else:
-                context.space.table.map_page(page, page - VIRTUAL_BASE, flags)
+                context.space.table.map_page(page, page - context.base + context.physical, flags)
             context.remap()
 
         def mend(fault):
             faults.append(fault)
             page = fault.address // 4096 * 4096
-            context.space.table.map_page(page, page - VIRTUAL_BASE)
+            context.space.table.map_page(page, page - context.base + context.physical)
             context.remap()
             return True
 
@@ -180,7 +180,7 @@ def test_a_fault_says_that_it_can_be_resumed(backend):
         with pytest.raises(CoreFaultError):
             context.resume()
         context.memory[1 << 13] = 1
-        context.space.table.map_page(page, page - VIRTUAL_BASE)
+        context.space.table.map_page(page, page - context.base + context.physical)
         context.remap()
         context.resume()
         assert not context.memory[1 << 13 : (1 << 13) + 16].any()
@@ -308,6 +308,7 @@ def test_an_interrupt_that_nobody_waits_for_disturbs_nobody():
 def test_memory_of_another_context_is_out_of_reach():
     with make_core("model") as core:
         one, other = core.context(0), core.context(1)
+        assert one.base == other.base == VIRTUAL_BASE
         program = Program(one.config)
         program.store(address=one.base + (other.physical - one.physical), local=0, rows=1, words=4)
         program.irq()
