@@ -32,7 +32,7 @@ UTILISATION_GOAL = 0.996
 TRAINING_GOAL = 26_100
 STEP_GOAL, ADAM_GOAL, BATCH_GOAL, SINGLE_GOAL = 77_000, 10, 260, 3_500
 DMA_GOAL = 0.95
-TWO_JOBS_GOAL = 0.95
+TWO_JOBS_GOAL = 1.0
 TRANSLATION_GOALS = {4096: 0.02, 1 << 21: 0.005}
 
 
@@ -140,8 +140,8 @@ def two_job_rows() -> list[Row]:
     return [
         Row(f"{what}, in two contexts at once", done.together, text),
         Row(
-            f"{what}, at once over one after the other", done.ratio, f"{done.ratio:.3f}", f"<= {TWO_JOBS_GOAL}",
-            done.ratio <= TWO_JOBS_GOAL,
+            f"{what}, at once over one after the other", done.ratio, f"{done.ratio:.3f}", f"< {TWO_JOBS_GOAL}",
+            done.ratio < TWO_JOBS_GOAL,
         ),
     ]  # fmt: skip
 
