@@ -193,6 +193,8 @@ def _route(netlist: Path, target: float, seed: int) -> tuple[float, str]:
         *("--freq", str(target), "--seed", str(seed), "--json", netlist.name, "--report", report.name, "--quiet"),
         # router1 slows down at the last arcs of the sequencer and did not end in 40 minutes; router2 takes two.
         *("--router", "router2", "--log", netlist.with_suffix(".progress.log").name),
+        # By default, 10, the placer leaves multipliers of the array far from their registers.
+        *("--placer-heap-timingweight", "30"),
     ]
     done = subprocess.run(command, cwd=netlist.parent, capture_output=True, text=True, check=False)
     netlist.with_suffix(".pnr.log").write_text(done.stdout + done.stderr)

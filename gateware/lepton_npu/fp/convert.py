@@ -63,12 +63,15 @@ class ScaledIntToFp32(wiring.Component):
         m = Module()
         pipe = Pipeline(m, self.i_valid)
         bits = max(self.width, 2)
+        # The first step of normalisation is the slowest, and the first stage has time for it.
+        first, *others = _steps(bits)
         magnitude = Signal(bits)
         m.d.comb += magnitude.eq(abs(self.value))
-        s = pipe.step(magnitude=magnitude, sign=self.value < 0, scale=self.scale, nan=self.nan)
-        shifted, count = normalise(m, s.magnitude, _steps(bits), "lead")
+        coarse, coarse_count = normalise(m, magnitude, (first,), "coarse")
+        s = pipe.step(magnitude=coarse, count=coarse_count, sign=self.value < 0, scale=self.scale, nan=self.nan)
+        shifted, count = normalise(m, s.magnitude, tuple(others), "fine") if others else (s.magnitude, 0)
         exponent = Signal(signed(self.scale_bits + 2))
-        m.d.comb += exponent.eq(s.scale + (127 + bits - 1) - count)
+        m.d.comb += exponent.eq(s.scale + (127 + bits - 1) - (s.count | count))
         s = pipe.step(magnitude=shifted, exponent=exponent, sign=s.sign, nan=s.nan)
         # A magnitude of 25 bits is 2^24, whose lower bits are zero: the top 24 hold any value.
         fraction = Cat(Const(0, 23), s.magnitude)[bits - 1 : bits + 22]
