@@ -79,7 +79,7 @@ class LeptonCore(wiring.Component):
                 m.d.comb += share.weights[number].eq(context.host.weight)
             bounds = Array(context.bounds.as_value() for context in contexts)[share.owner]
             m.d.comb += unit.bounds.eq(bounds)
-        m.d.comb += quant.context.eq(owners["quant"])
+        m.d.comb += quant.owner.eq(owners["quant"])
         for number, context in enumerate(contexts):
             m.d.comb += quant.forget[number].eq(ResetSignal() | context.host.core_reset)
 

@@ -59,7 +59,7 @@ class RowStates(wiring.Component):
 
     Members
     -------
-    context : In(context_bits(config))
+    owner : In(context_bits(config))
         Whose state it is; changes only between tiles.
     forget : In(contexts)
         Of the contexts whose bits are set, the state is that after reset. This is the only reset it has.
@@ -79,7 +79,7 @@ class RowStates(wiring.Component):
         self._count = config.contexts
         super().__init__(
             {
-                "context": In(context_bits(config)),
+                "owner": In(context_bits(config)),
                 "forget": In(config.contexts),
                 "seed": In(STATE_BITS),
                 "load": In(1),
@@ -99,7 +99,7 @@ class RowStates(wiring.Component):
         last, following = Signal(STATE_BITS), Signal(STATE_BITS)
         start = Signal(STATE_BITS, reset_less=True)
         m.d.comb += [
-            last.eq(Array(lasts)[self.context]),
+            last.eq(Array(lasts)[self.owner]),
             self.state.eq(_advanced(last)),
             following.eq(self.state),
         ]
@@ -112,6 +112,6 @@ class RowStates(wiring.Component):
         for number, register in enumerate(lasts):
             with m.If(self.forget[number]):
                 m.d.sync += register.eq(SEED_AT_RESET)
-            with m.Elif((self.load | self.step) & (self.context == number)):
+            with m.Elif((self.load | self.step) & (self.owner == number)):
                 m.d.sync += register.eq(following)
         return m

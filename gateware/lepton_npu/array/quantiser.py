@@ -51,7 +51,7 @@ class QuantEngine(wiring.Component):
     Members
     -------
     engine : Out(EngineSignature(QUANT, SEED))
-    context : In(context_bits(config)), forget : In(contexts)
+    owner : In(context_bits(config)), forget : In(contexts)
         Of `RowStates`.
     bounds : In(bounds_layout(config))
         Rows and tiles that commands may use; changes only while the engine holds none.
@@ -69,7 +69,7 @@ class QuantEngine(wiring.Component):
             {
                 "engine": Out(EngineSignature(*OPCODES)),
                 "bounds": In(bounds_layout(config)),
-                "context": In(context_bits(config)),
+                "owner": In(context_bits(config)),
                 "forget": In(config.contexts),
                 "source": Out(LocalReadPort(config)),
                 "tiles": Out(TileWritePort(config)),
@@ -119,7 +119,7 @@ class QuantEngine(wiring.Component):
             started.eq(engine.cmd.valid & engine.cmd.ready),
             states.seed.eq(engine.cmd.payload.seed),
             states.load.eq(started & is_seed),
-            states.context.eq(self.context),
+            states.owner.eq(self.owner),
             states.forget.eq(self.forget),
             engine.busy.eq(commands != 0),
             engine.quiet.eq(1),

@@ -178,10 +178,13 @@ class Bench:
             getattr(dut, name).value = 0
         dut.source_resp_data.value = 0
         dut.bounds.value = self.part.bounds.as_value().value
+        dut.owner.value = 0
+        dut.forget.value = (1 << len(dut.forget)) - 1  # as the core does in its reset
         dut.rst.value = 1
         Clock(dut.clk, 10, unit="ns").start()
         for _ in range(3):
             await FallingEdge(dut.clk)
+        dut.forget.value = 0
         dut.rst.value = 0
         for name in ("engine_busy", "engine_done", "engine_fault", "source_req_valid", "tiles_en", "tiles_data"):
             assert getattr(dut, name).value.is_resolvable, name

@@ -132,7 +132,7 @@ class RestlessPlanes(RowStates):
     def elaborate(self, platform):
         m = Module()
         m.submodules.inner = inner = RowStates(PRESETS["tiny"])
-        for name in ("context", "forget", "seed", "load", "step", "first"):
+        for name in ("owner", "forget", "seed", "load", "step", "first"):
             m.d.comb += getattr(inner, name).eq(getattr(self, name))
         m.d.comb += self.state.eq(inner.state)
         return m
