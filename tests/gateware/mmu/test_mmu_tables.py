@@ -164,7 +164,10 @@ def matches(traffic, requester, expected):
 
 
 def test_speed(seed):
-    """Hits: a translation a cycle from one requester, and as many from three together."""
+    """Hits: a translation a cycle of several requesters together, every other cycle of one alone (docs/mmu.md).
+
+    `PageSequence` names a page every other cycle at most, so that is as fast as LOAD or STORE can ask.
+    """
     memory = Memory.empty(16)
     memory.words[:] = 0b11010111  # each page is the table of all, and of itself
     bench = MmuBench(CONFIG, seed)
@@ -173,7 +176,9 @@ def test_speed(seed):
     bench.run([requests], memory.words)
     alone = bench.run([requests], memory.words).counts
     assert (alone["hits"], alone["misses"]) == (4000, 0)
-    assert alone["cycles"] <= 4004
+    assert alone["cycles"] <= 8004
+    two = bench.run([requests] * 2, memory.words).counts
+    assert two["cycles"] <= 8004
     together = bench.run([requests] * 3, memory.words).counts
     assert together["hits"] == 12000
     assert together["cycles"] <= 12004
