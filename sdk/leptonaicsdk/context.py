@@ -7,10 +7,11 @@ import numpy as np
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
 from numpy.typing import NDArray
 
-from .address_space import AddressSpace, table_bytes
+from .address_space import VIRTUAL_BASE, AddressSpace, table_bytes
 from .driver import CoreFaultError, Fault
 from .errors import StateError
 from .memory import Memory
+from .partition import Partition
 from .scrub import scrub_program
 from .turns import ContextKilledError, Turns
 
@@ -36,7 +37,7 @@ class Context(ABC):
     number : int
         Of the context, and of its address space (ASID).
     config : NpuConfig
-        What its programs see.
+        The core's.
     memory : numpy.ndarray
         uint8: its part of the core's memory, with room for tables behind ``size`` bytes.
     base : int
@@ -45,11 +46,13 @@ class Context(ABC):
     page_bytes : int or None
     turns : Turns
         Of the core.
-    virtual : int or None
-        Where the memory is in the address space, see `AddressSpace`.
+    partition : Partition or None
+        What its programs see of the memories on the chip; None: all, and the core is not shared.
 
     Attributes
     ----------
+    config : NpuConfig
+        What its programs see.
     memory : numpy.ndarray
         uint8, ``size`` bytes; the first are the ring.
     base : int
@@ -71,10 +74,13 @@ class Context(ABC):
 
     def __init__(
         self, number: int, config: NpuConfig, memory: NDArray[np.uint8], base: int, size: int, page_bytes: int | None,
-        turns: Turns, *, virtual: int | None = None,
+        turns: Turns, *, partition: Partition | None = None,
     ):  # fmt: skip
-        self.number, self.config, self.physical = number, config, base
+        self.number, self.physical = number, base
+        self.config = config if partition is None else partition.config(config)
         self.memory = memory[:size]
+        # All contexts of a shared core use the same addresses: ASIDs tell them apart.
+        virtual = None if partition is None else VIRTUAL_BASE
         self.space = None if page_bytes is None else AddressSpace(memory, base, size, page_bytes, virtual=virtual)
         self.base = base if self.space is None else self.space.base
         self.on_fault: FaultHandler | None = None

@@ -7,7 +7,6 @@ from lepton_npu.spec.commands import RESUMABLE
 from lepton_npu.spec.config import NpuConfig
 from numpy.typing import NDArray
 
-from .address_space import VIRTUAL_BASE
 from .context import RING_LOG2, Context, with_tables
 from .driver import COUNTERS, Fault
 from .errors import InputError
@@ -82,13 +81,11 @@ class ModelContext(Context):
     ):  # fmt: skip
         from lepton_verif.model.iss import Iss
 
-        config = machine.config if partition is None else partition.config(machine.config)
-        virtual = (
-            None if partition is None else VIRTUAL_BASE
-        )  # all contexts use the same addresses: ASIDs tell them apart
-        super().__init__(number, config, memory, base, size, page_bytes, machine.turns, virtual=virtual)
+        super().__init__(
+            number, machine.config, memory, base, size, page_bytes, machine.turns, partition=partition
+        )  # fmt: skip
         self._machine = machine
-        self._iss = Iss(config, machine.memory, base=machine.base, schedule_seed=machine.schedule_seed)
+        self._iss = Iss(self.config, machine.memory, base=machine.base, schedule_seed=machine.schedule_seed)
         self._iss.translate(None if self.space is None else self.space.root)
         self._iss.start(self.base, RING_LOG2)
         machine.contexts[number] = self

@@ -7,7 +7,6 @@ from lepton_npu.spec.commands import RESUMABLE
 from lepton_npu.spec.config import NpuConfig
 from numpy.typing import NDArray
 
-from .address_space import VIRTUAL_BASE
 from .context import RING_LOG2, Context, with_tables
 from .driver import Driver, Fault
 from .memory import LAST_BYTE, Memory
@@ -124,11 +123,9 @@ class RtlContext(Context):
         self, machine: RtlMachine, number: int, memory: NDArray[np.uint8], base: int, size: int,
         page_bytes: int | None, *, partition: Partition | None = None, weight: int | None = None,
     ):  # fmt: skip
-        config = machine.config if partition is None else partition.config(machine.config)
-        virtual = (
-            None if partition is None else VIRTUAL_BASE
-        )  # all contexts use the same addresses: ASIDs tell them apart
-        super().__init__(number, config, memory, base, size, page_bytes, machine.turns, virtual=virtual)
+        super().__init__(
+            number, machine.config, memory, base, size, page_bytes, machine.turns, partition=partition
+        )  # fmt: skip
         self._machine, self._harness = machine, machine.harness
         self._driver = driver = Driver(machine.harness, number)
         if partition is not None:

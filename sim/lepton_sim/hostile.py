@@ -20,7 +20,7 @@ from rich.table import Table
 from .core import core_library
 from .harness import ErrorRange, Harness, Stalls
 from .hostile_context import KINDS, REGION_BYTES, HostileContext
-from .side_by_side import CONFIG, Share
+from .side_by_side import CONFIG, equal_share
 
 __all__ = ["Tally", "main", "run_hostile"]
 
@@ -73,14 +73,6 @@ class _Victim:
         return 1
 
 
-def _shares(config: NpuConfig) -> list[Share]:
-    """Equal ones, so that neighbours are hostile."""
-    count = config.contexts
-    sizes = {name: getattr(config, name) // count for name in ("vmem_rows", "acc_rows", "tiles")}
-    parts = [{name: range(n * size, (n + 1) * size) for name, size in sizes.items()} for n in range(count)]
-    return [Share(**part, weight=1 + n) for n, part in enumerate(parts)]
-
-
 def run_hostile(
     events: int, seed: int, config: NpuConfig = CONFIG, *, progress: Callable = lambda numbers: numbers
 ) -> Tally:
@@ -95,7 +87,8 @@ def run_hostile(
         If an AXI rule is broken.
     """
     rng = np.random.default_rng(seed)
-    shares = _shares(config)
+    # Equal ones, so that neighbours are hostile.
+    shares = [equal_share(config, number, weight=1 + number) for number in range(config.contexts)]
     jobs: dict[int, Job] = {}
     base = _BASE
     for number in range(0, config.contexts, 2):
@@ -108,9 +101,7 @@ def run_hostile(
     with Harness(core_library(config), end - _BASE, base=_BASE) as harness:
         harness.reset()
         for number, share in enumerate(shares):
-            driver = Driver(harness, number)
-            driver.set_partition(share.vmem_rows, share.acc_rows, share.tiles)
-            driver.set_weight(share.weight)
+            share.give(Driver(harness, number))
         errors: dict[int, list[ErrorRange]] = {}
         hostile = [
             HostileContext(harness, config, number, first, errors, rng) for number, first in hostile_bases.items()

@@ -1,7 +1,7 @@
 """Random programs in all contexts of a core at once, each against the simulator of a core of its partition's size."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +10,38 @@ from lepton_verif.job import Job
 from lepton_verif.random_program import random_job
 from lepton_verif.translated_job import translated
 from leptonaicsdk.driver import Driver
+from leptonaicsdk.partition import Partition
 
 from .core import core_library
 from .harness import Harness, Stalls
 
-__all__ = ["CONFIG", "Share", "random_shares", "run_side_by_side", "run_together"]
+__all__ = ["CONFIG", "Share", "equal_share", "random_shares", "run_side_by_side", "run_together"]
 
 CONFIG = replace(PRESETS["tiny"], contexts=4, acc_rows=1024)
 """A small core with four contexts, in which the smallest share has room for a random program."""
+
+_MEMORIES = tuple(field.name for field in fields(Partition))
 
 _LAYOUTS = ((4, 4, 4, 4), (2, 4, 8, 8), (2, 2, 0, 0), (4, 8, 8, 2))
 """Parts of the memories by context, one n-th of them each; 0: the context has nothing to do."""
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Partition):
     """What a context has of the memories on the chip, and its weight."""
 
-    vmem_rows: range
-    acc_rows: range
-    tiles: range
     weight: int
 
-    def config(self, core: NpuConfig) -> NpuConfig:
-        """The core that the context's program sees."""
-        return core.partition(vmem_rows=len(self.vmem_rows), acc_rows=len(self.acc_rows), tiles=len(self.tiles))
+    def give(self, driver: Driver):
+        """Set the registers of a context."""
+        driver.set_partition(self.vmem_rows, self.acc_rows, self.tiles)
+        driver.set_weight(self.weight)
+
+
+def equal_share(config: NpuConfig, number: int, *, weight: int = 4) -> Share:
+    """The part of context ``number``, if all contexts have as much."""
+    sizes = {name: getattr(config, name) // config.contexts for name in _MEMORIES}
+    return Share(**{name: range(number * size, (number + 1) * size) for name, size in sizes.items()}, weight=weight)
 
 
 def random_shares(config: NpuConfig, rng: np.random.Generator) -> list[Share | None]:
@@ -42,7 +49,7 @@ def random_shares(config: NpuConfig, rng: np.random.Generator) -> list[Share | N
     layout = list(_LAYOUTS[int(rng.integers(len(_LAYOUTS)))])
     rng.shuffle(layout)
     parts: list[dict[str, range]] = [{} for _ in layout]
-    for name in ("vmem_rows", "acc_rows", "tiles"):
+    for name in _MEMORIES:
         size = getattr(config, name)
         order = [int(number) for number in rng.permutation(len(layout)) if layout[number]]
         start = 0
@@ -75,8 +82,7 @@ def run_together(
     for number, driver in drivers.items():
         share = shares[number]
         assert share is not None, f"context {number} has a job, but no share"
-        driver.set_partition(share.vmem_rows, share.acc_rows, share.tiles)
-        driver.set_weight(share.weight)
+        share.give(driver)
         driver.translate(jobs[number].root, asid=number + 1)
         driver.start(jobs[number].ring, jobs[number].ring_log2)
     first = harness.cycle

@@ -18,6 +18,13 @@ from .soft_reset import SoftReset
 
 __all__ = ["Context"]
 
+_GIVEN = ("enable", "ring_base", "ring_log2", "tail", "watchdog")
+_TOLD = ("head", "idle", "done_event", "tag", "fault_event", "fault_engine", "fault_access", "resumable")
+"""Members that `Sequencer` and `HostSignature` both have: of the host, and for it."""
+
+_FAULT = ("valid", "cause", "index", "address")
+"""Members of the sequencer's `FaultReport`, each of which the host has as fault_<name>."""
+
 
 class Context(wiring.Component):
     """A command stream of its own (docs/contexts.md). Everything in it but the registers starts anew at its reset.
@@ -82,23 +89,9 @@ class Context(wiring.Component):
             host.events.eq(self.events),
             host.events.commands.eq(sequencer.dispatched),
             host.invalidating.eq(self.invalidating),
-            sequencer.enable.eq(host.enable),
-            sequencer.ring_base.eq(host.ring_base),
-            sequencer.ring_log2.eq(host.ring_log2),
-            sequencer.tail.eq(host.tail),
-            sequencer.watchdog.eq(host.watchdog),
             sequencer.resume.eq(host.resume_request),
-            host.head.eq(sequencer.head),
-            host.idle.eq(sequencer.idle),
-            host.done_event.eq(sequencer.done_event),
-            host.tag.eq(sequencer.tag),
-            host.fault_event.eq(sequencer.fault_event),
-            host.fault_valid.eq(sequencer.fault.valid),
-            host.fault_cause.eq(sequencer.fault.cause),
-            host.fault_engine.eq(sequencer.fault_engine),
-            host.fault_index.eq(sequencer.fault.index),
-            host.fault_address.eq(sequencer.fault.address),
-            host.fault_access.eq(sequencer.fault_access),
-            host.resumable.eq(sequencer.resumable),
+            *(getattr(sequencer, name).eq(getattr(host, name)) for name in _GIVEN),
+            *(getattr(host, name).eq(getattr(sequencer, name)) for name in _TOLD),
+            *(getattr(host, f"fault_{part}").eq(sequencer.fault[part]) for part in _FAULT),
         ]
         return m

@@ -126,7 +126,7 @@ class EngineShare(wiring.Component):
 
         # ---- Faults and resets: drain the engine, then make it new.
         cycles = Signal(range(RESET_CYCLES))
-        fails, owner_halts, failed = Signal(), Signal(), Signal()
+        fails, owner_halts, rested = Signal(), Signal(), Signal()
         m.d.comb += [
             owner_halts.eq(Array(port.halt for port in ports)[owner]),
             fails.eq(engine.fault.valid & serving),
@@ -147,13 +147,13 @@ class EngineShare(wiring.Component):
                 m.next = "DRAIN"
             with m.State("DRAIN"):
                 m.d.comb += engine.halt.eq(1)
-                m.d.sync += [cycles.eq(0), failed.eq(engine.quiet)]
+                m.d.sync += [cycles.eq(0), rested.eq(engine.quiet)]
                 # Quiet in two cycles: the last ``done`` has come.
-                with m.If(engine.quiet & failed):
+                with m.If(engine.quiet & rested):
                     m.next = "RESET"
             with m.State("RESET"):
                 m.d.comb += [engine.halt.eq(1), self.engine_reset.eq(1)]
-                m.d.sync += [cycles.eq(cycles + 1), failed.eq(0), held.eq(0)]
+                m.d.sync += [cycles.eq(cycles + 1), rested.eq(0), held.eq(0)]
                 with m.If(cycles == RESET_CYCLES - 1):
                     m.next = "TELL"
             with m.State("TELL"):

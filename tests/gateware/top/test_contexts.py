@@ -6,7 +6,7 @@ from lepton_npu.spec.commands import COMMANDS, FaultCause, Opcode
 from lepton_npu.spec.registers import REGISTERS
 from lepton_sim.core import core_library
 from lepton_sim.harness import Harness, HarnessError
-from lepton_sim.side_by_side import CONFIG, random_shares, run_side_by_side
+from lepton_sim.side_by_side import CONFIG, equal_share, random_shares, run_side_by_side
 from lepton_verif.random_program import random_job
 from leptonaicsdk.driver import IRQ_DONE, IRQ_FAULT, STATUS_IDLE, STATUS_INVALIDATING, Driver
 
@@ -40,13 +40,13 @@ class Bench:
 
     SIZE = 1 << 16
 
-    def __init__(self, contexts: int = 4):
+    def __init__(self):
+        contexts = CONFIG.contexts
         self.harness = Harness(core_library(CONFIG), contexts * self.SIZE)
         self.harness.configure(latency=10)
         self.drivers = [Driver(self.harness, number) for number in range(contexts)]
         for number, driver in enumerate(self.drivers):
-            sizes = [getattr(CONFIG, name) // contexts for name in ("vmem_rows", "acc_rows", "tiles")]
-            driver.set_partition(*(range(number * size, (number + 1) * size) for size in sizes))
+            equal_share(CONFIG, number).give(driver)
             driver.start(self.base(number), 6)
 
     def base(self, context: int) -> int:
@@ -181,8 +181,7 @@ def test_weights_share_a_busy_engine(bench, weights):
 def test_kill_while_another_runs(bench, seed):
     """A context that is reset at any time leaves the results of the others alone, and begins anew."""
     rng = np.random.default_rng(seed)
-    share = CONFIG.partition(vmem_rows=256, acc_rows=256, tiles=128)
-    job = random_job(share, rng)
+    job = random_job(equal_share(CONFIG, 0).config(CONFIG), rng)
     assert job.memory.size <= bench.SIZE
     bench.harness.close()
     # Context 0 runs the job, at its addresses; the memory behind it is that of context 1.
@@ -201,7 +200,7 @@ def test_kill_while_another_runs(bench, seed):
             harness.memory[job.memory.size : job.memory.size + records.size] = records
             harness.reset()
             for number, driver in enumerate((other, victim)):
-                driver.set_partition(*(range(number * n, (number + 1) * n) for n in (256, 256, 128)))
+                equal_share(CONFIG, number).give(driver)
             other.start(job.ring, job.ring_log2)
             other.doorbell(job.records)
             victim.start(ring, 6)
