@@ -101,7 +101,7 @@ class MatmulEngine(wiring.Component):
         m.d.comb += [
             engine.done.eq(accumulate.done),
             engine.busy.eq(held != 0),
-            engine.quiet.eq(in_flight == 0),
+            engine.quiet.eq((in_flight == 0) | ~streamer.fault),
             self.active.eq(held != 0),
             self.row.eq(streamer.issue),
             engine.progress.eq(streamer.issue | loader.port.en | accumulate.written),

@@ -68,7 +68,9 @@ class EngineSignature(wiring.Signature):
         engine is no reason for it: commands that run finish. Engines without a bus ignore it.
     quiet : Out(1)
         Nothing of the engine is on the bus or asked of the MMU, and while ``halt`` is high that stays so. Engines
-        without a bus: no result of what was begun before a fault is still on its way to a memory.
+        without a bus: not after a fault while results of what was begun before it are still on their way to a memory.
+        Without a fault they may be reset in any cycle, and what is on its way is lost: a reset of a context does not
+        take as long as its commands.
     rewind : Out(1)
         For one cycle, some cycles after the engine was reset for a fault: commands that it took and was not done with
         are to be given to it again. Driven by what resets the engine; 0 in the engine itself.

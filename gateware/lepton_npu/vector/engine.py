@@ -237,7 +237,7 @@ class VectorEngine(wiring.Component):
             gather.first.eq(popped.first),
             gather.last.eq(popped.last),
             self.write.en.eq(gather.o_valid),
-            engine.quiet.eq(~tags.r_rdy & ~gather.o_valid),
+            engine.quiet.eq(~stopped | (~tags.r_rdy & ~gather.o_valid)),
             self.write.data.eq(gather.o),
             self.row.eq(gather.o_valid),
             engine.progress.eq(go | gather.o_valid),

@@ -140,3 +140,43 @@ def test_a_reset_in_every_cycle(memory, seed, capsys, record_property):
         )
     assert partly > length // 8
     assert cut > length // 50
+
+
+MOST = 0xFFFF
+ENDLESS = {
+    "load": transfer(Opcode.LOAD, DATA, 16, rows=MOST, stride=0),
+    "store": transfer(Opcode.STORE, TARGET, 16, rows=MOST, stride=0, local=100),
+    "quant": pack(Opcode.QUANT, rows=MOST, cols=MOST, source=200, tile=100),
+    "matmul": pack(Opcode.MATMUL, acc=ACC_SPACE, rows=MOST, k_tiles=MOST, n_tiles=MOST, count0=MOST, count1=1),
+    "vector": pack(Opcode.VECTOR, op=VectorOp.MULADD, a=300, b=301, dst=302, count0=MOST, count1=MOST),
+}
+"""Commands that take millions of cycles (MATMUL 10^14), each on rows and tiles of its own."""
+
+
+@pytest.mark.parametrize("engine", [*ENDLESS, "all"])
+def test_a_reset_does_not_take_as_long_as_a_command(engine, seed):
+    """In 40 cycles of a command that goes on for ever, and of all engines at once; within the bound of a short job."""
+    rng = np.random.default_rng(seed)
+    bench = BusBench(CONFIG, 4 * PAGE, BASE, rng)
+    harness, driver = bench.harness, bench.driver
+    records = list(ENDLESS.values()) if engine == "all" else [ENDLESS[engine]]
+    bench.put(RING, *records)
+    good = pack(Opcode.NOP), pack(Opcode.IRQ, tag=TAG)
+    bench.put(BODY, *good)
+    bound = reset_bound(CONFIG, 3, 1)
+    for cycle in range(300, 340):
+        what = f"reset in cycle {cycle}"
+        harness.configure(latency=3, seed=seed)
+        driver.clear_counters()
+        bench.begin(RING, 3, len(records))
+        assert not harness.run(cycle), f"{what}: an interrupt"
+        counters = driver.counters()
+        busy = [name for name in ENDLESS if counters[f"{name.upper()}_BUSY"] > cycle // 2]
+        assert busy == (list(ENDLESS) if engine == "all" else [engine]), f"{what}: busy were {busy}"
+        bench.reset(what, bound)
+        harness.memory[:] = bench.image
+        driver.start(BODY, 1)
+        driver.doorbell(len(good))
+        bench.expect_tag(bench.image, what)
+        bench.reset(what, bound)
+    bench.close()
