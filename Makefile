@@ -40,7 +40,7 @@ sim: $(STAMP) ## the main job: real digits classified on the RTL, compared bit f
 test: $(STAMP) ## all tests on both simulators; JUnit results in build/results.xml [JOBS= ARGS="-k name"]
 	@sim/setup.sh icarus verilator
 	@mkdir -p build
-	@$(PY) -m pytest -n $(JOBS) --dist worksteal -q --junitxml build/results.xml $(ARGS)
+	@LEPTON_OPTIMISE=$${LEPTON_OPTIMISE:--O1} $(PY) -m pytest -n $(JOBS) --dist worksteal -q --junitxml build/results.xml $(ARGS)
 
 soak: $(STAMP) ## random command programs, RTL against the instruction-set simulator, on all cores [PROGRAMS= SEED= PRESET=]
 	@sim/setup.sh $(if $(filter icarus,$(SIM)),icarus,verilator)

@@ -20,7 +20,8 @@ Modules: `tools` finds programs, `build` builds and keeps, `run` simulates, `lin
 
 import pytest
 
-from .build import BuildError, Built, build, cache_folder
+from .build import BuildError, Built, build
+from .cache import cache_folder
 from .run import CocotbResult, params, run_cocotb, seed
 from .tools import ToolMissing, missing
 

@@ -6,30 +6,25 @@ test processes neither build twice nor see half an entry. They live in ``build/c
 ``LEPTON_CACHE`` names another folder. Deleting the folder is always safe.
 """
 
-import contextlib
-import fcntl
 import functools
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import cocotb
 import cocotb_tools.config
 
 from . import tools
+from .cache import cache_folder, digest, locked
+from .runtime import keep_runtime, take_runtime
 
-__all__ = ["ROOT", "WAIVERS", "BuildError", "Built", "build", "build_folder", "cache_folder", "locked", "top_ports"]
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The project's folder."""
+__all__ = ["WAIVERS", "BuildError", "Built", "build", "make_variables", "top_ports"]
 
 WAIVERS = Path(__file__).with_name("waivers.vlt")
 """The one list of Verilator warnings that are waived, each with its reason."""
@@ -62,54 +57,6 @@ class Built:
     toplevel: str
     folder: Path
     waves: bool
-
-
-def build_folder() -> Path:
-    """Where everything generated goes: ``build`` in the project."""
-    return ROOT / "build"
-
-
-def cache_folder() -> Path:
-    """Folder of the kept builds."""
-    return Path(os.environ.get("LEPTON_CACHE") or build_folder() / "cache")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``: one process at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def digest(*parts: object) -> str:
-    """Short hash of the texts of ``parts``."""
-    return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()[:20]
-
-
-@functools.cache
-def gateware_digest() -> str:
-    """Hash of everything that generated Verilog depends on: the gateware's sources, Amaranth's and Yosys' versions."""
-    sources = sorted((ROOT / "gateware").rglob("*.py")) + sorted((ROOT / "gateware").rglob("*.rdl"))
-    texts = [f"{path.relative_to(ROOT)}\0{path.read_text()}" for path in sources]
-    return digest(metadata.version("amaranth"), metadata.version("pyosys"), *texts)
-
-
-def kept_text(name: str, key: tuple, make: Callable[[], str]) -> str:
-    """``make()``, or the text it gave before for the same ``key`` and the same gateware.
-
-    For the whole core, whose Verilog takes longer to generate than many a test to run. ``key`` holds whatever decides
-    the text besides the sources in ``gateware``.
-    """
-    path = cache_folder() / f"{name}-{digest(gateware_digest(), *key)}.sv"
-    if not path.exists():
-        with locked(path.with_suffix(".lock")):
-            if not path.exists():
-                fresh = path.with_suffix(f".{os.getpid()}")
-                fresh.write_text(make())
-                fresh.replace(path)
-    return path.read_text()
 
 
 def top_ports(verilog: str, toplevel: str) -> list[str]:
@@ -239,30 +186,28 @@ def _verilator(
     (work / "flags").write_text(" ".join(str(part) for part in command[1:]))
     _call(command, work, tool.environment())
     variables = make_variables()
-    runtime = cache_folder() / f"runtime-{digest(tool.version, tools.compiler_version(), variables, waves, flags)}"
-    if runtime.is_dir():  # Verilator's own library, the larger part of a small build, compiled before
-        for item in runtime.iterdir():
-            shutil.copyfile(item, work / item.name)
+    runtime = take_runtime(work, tool.version, tools.compiler_version(), variables, waves, flags)
     make = ["make", f"-j{JOBS}", "-f", "Vtop.mk", *variables]
     _call(make, work, {**tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""})
-    if not runtime.is_dir():
-        with locked(runtime.with_name(runtime.name + ".lock")):
-            if not runtime.is_dir():
-                fresh = Path(tempfile.mkdtemp(prefix=".runtime-", dir=cache_folder()))
-                for item in work.glob("verilated*.o"):
-                    shutil.copyfile(item, fresh / item.name)
-                fresh.rename(runtime)
+    keep_runtime(work, runtime)
     for pattern in ("*.o", "*.a", "*.cpp", "*.gch", "*.d", "*.h", "*.dat", "*.mk"):
         for item in work.glob(pattern):
             item.unlink()
 
 
-def make_variables() -> list[str]:
-    """Variables that make the wheel's makefile, made on another machine, work on this one."""
+def make_variables(*, quick: bool = False) -> list[str]:
+    """Variables that make the wheel's makefile, made on another machine, work on this one.
+
+    Parameters
+    ----------
+    quick : bool
+        Compile in one piece and without optimisation, in a third of the time, for what runs for seconds only.
+    """
     return [
         "CXX=g++", "LINK=g++", "AR=ar", "PERL=perl", f"PYTHON3={sys.executable}",
-        f"OPT_FAST={OPTIMISE}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2",
+        f"OPT_FAST={'-O0' if quick else OPTIMISE}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2",
         "CFG_CXXFLAGS_PCH_I=-include", # empty in the wheel, which breaks builds large enough to use the header
+        *(["VM_PARALLEL_BUILDS=0"] if quick else []),
         *(["OBJCACHE=ccache"] if tools.ccache() else []),
     ]  # fmt: skip
 

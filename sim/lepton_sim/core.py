@@ -13,7 +13,7 @@ from lepton_npu.verilog import generate
 from lepton_verif.job import Job
 from leptonaicsdk.driver import Driver, Fault, RegisterBus
 
-from .build import kept_text
+from .cache import kept_text
 from .harness import Stalls
 from .harness.build import build_harness
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from lepton_npu.verilog import generate, generate_preset
 
-from .build import JOBS, ROOT, WAIVERS, build_folder
+from .build import JOBS, WAIVERS
+from .cache import ROOT, build_folder
 from .tools import ToolMissing, verilator
 
 __all__ = ["designs", "lint_verilog"]

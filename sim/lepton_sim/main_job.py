@@ -20,7 +20,7 @@ from lepton_verif.job import Job
 from rich.console import Console
 from rich.table import Table
 
-from .build import build_folder
+from .cache import build_folder
 from .core import core_verilog, preset, run_job
 from .data import digits, trained_mlp
 from .harness import Harness, Stalls

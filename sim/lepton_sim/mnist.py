@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .build import build_folder
+from .cache import build_folder
 from .core import core_library, preset
 from .training_picture import ENGINES, Epoch, draw
 

@@ -16,7 +16,8 @@ from cocotb_tools.runner import Icarus, Verilator
 from lepton_npu.verilog import generate
 
 from . import tools
-from .build import Built, build, build_folder
+from .build import Built, build
+from .cache import build_folder
 
 __all__ = ["CocotbResult", "params", "run_cocotb", "seed"]
 

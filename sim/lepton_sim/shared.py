@@ -6,19 +6,21 @@ import tempfile
 from pathlib import Path
 
 from . import tools
-from .build import WAIVERS, BuildError, cache_folder, digest, locked, make_variables
+from .build import JOBS, WAIVERS, BuildError, make_variables
+from .cache import cache_folder, digest, locked
+from .runtime import keep_runtime, take_runtime
 
 __all__ = ["build_shared"]
 
 _FLAGS = (
-    "--cc", "--exe", "--build", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "unique",
-    "--no-timing", "-Wno-fatal", "-j", "2", "-LDFLAGS", "-shared",
+    "--cc", "--exe", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "unique",
+    "--no-timing", "-Wno-fatal", "-LDFLAGS", "-shared",
 )  # fmt: skip
 
 
 def build_shared(
     name: str, verilog: str, source: str, *, headers: dict[str, str] | None = None,
-    defines: dict[str, int] | None = None, extra=(),
+    defines: dict[str, int] | None = None, quick: bool = False, extra=(),
 ) -> Path:  # fmt: skip
     """Shared library of C++ ``source`` linked with the Verilator model (class ``Vtop``) of ``verilog``.
 
@@ -30,6 +32,8 @@ def build_shared(
         Texts of the files that ``source`` includes, by their names.
     defines : dict of str to int
         Macros for the shim.
+    quick : bool
+        Compiled quickly, for what runs for seconds only.
     extra : sequence of str
         More options of Verilator.
 
@@ -49,7 +53,7 @@ def build_shared(
         *(headers or {}).items(),
         WAIVERS.read_text(),
         *flags,
-        *make_variables(),
+        *make_variables(quick=quick),
         tool.version,
         tools.compiler_version(),
     )
@@ -61,17 +65,29 @@ def build_shared(
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 for header, text in (headers or {}).items():
                     (Path(folder) / header).write_text(text)
-                _build(tool, flags, verilog, source, Path(folder), target)
+                _build(tool, flags, verilog, source, quick, Path(folder), target)
     return target
 
 
-def _build(tool: tools.Verilator, flags: list[str], verilog: str, source: str, folder: Path, target: Path):
+def _build(
+    tool: tools.Verilator, flags: list[str], verilog: str, source: str, quick: bool, folder: Path, target: Path
+):  # fmt: skip
     (folder / "top.sv").write_text(verilog)
     (folder / "shim.cpp").write_text(source)
-    environment = {**os.environ, **tool.environment(), "MAKEFLAGS": " ".join(["-j2", *make_variables()])}
-    command = [str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    library = folder / "obj_dir" / "model.so"
-    if done.returncode or not library.exists():
-        raise BuildError(f"building {target.name} failed:\n{(done.stdout + done.stderr)[-4000:]}")
+    environment = {**os.environ, **tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""}
+    objects, said = folder / "obj_dir", ""
+
+    def call(*command: str) -> bool:
+        nonlocal said
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        said += done.stdout + done.stderr
+        return done.returncode == 0
+
+    variables = make_variables(quick=quick)
+    good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
+    runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), variables, flags)
+    library = objects / "model.so"
+    if not (good and call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *variables) and library.exists()):
+        raise BuildError(f"building {target.name} failed:\n{said[-4000:]}")
+    keep_runtime(objects, runtime)
     os.replace(library, target)

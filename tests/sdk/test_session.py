@@ -11,7 +11,7 @@ from leptonaicsdk.network import Adam, Dense, Loss, Network, Sgd
 from leptonaicsdk.session import Session
 from leptonaicsdk.training.layout import Home
 
-SMALL = NpuConfig(side=8, lanes=8, vmem_rows=2048, acc_rows=1024, tiles=512, queue_depth=8)
+SMALL = NpuConfig(side=8, lanes=8, vmem_rows=2048, acc_rows=1024, tiles=512, queue_depth=8, contexts=1)
 SPARSE = Loss.SPARSE_CATEGORICAL_CROSSENTROPY
 OPTIMIZERS = {
     "sgd": Sgd(0.1),

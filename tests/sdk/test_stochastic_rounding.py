@@ -12,7 +12,7 @@ from leptonaicsdk.program import Program
 from leptonaicsdk.session import Session
 from leptonaicsdk.training.layout import Home
 
-SMALL = NpuConfig(side=8, lanes=8, vmem_rows=2048, acc_rows=1024, tiles=512, queue_depth=8)
+SMALL = NpuConfig(side=8, lanes=8, vmem_rows=2048, acc_rows=1024, tiles=512, queue_depth=8, contexts=1)
 NETWORK = Network(21, (Dense(17, "relu"), Dense(11, "softmax")))
 
 

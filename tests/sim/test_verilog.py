@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 from lepton_npu import verilog
 from lepton_npu.spec.config import PRESETS
 from lepton_npu.verilog import VerilogError, generate, port_names, to_rtlil
-from lepton_sim.build import kept_text
+from lepton_sim.cache import kept_text
 
 from tests.sim.skid import SkidBuffer
 

@@ -1,8 +1,6 @@
 """Hostile contexts beside others, and bugs of isolation that this regression must find."""
 
-import importlib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,9 +109,7 @@ BUGS = {
 def test_planted_bug_is_found(bug, seed, monkeypatch):
     """The same regression fails on a core whose contexts are not kept apart."""
     monkeypatch.setattr(*BUGS[bug])
-    monkeypatch.setattr(importlib.import_module("lepton_sim.build"), "OPTIMISE", "-O0")
-    config = replace(CONFIG, contexts=2)  # two are enough, and built in half of the time
-    library = build_harness(generate(LeptonNpu(config), "lepton_npu")[0], config)
+    library = build_harness(generate(LeptonNpu(CONFIG), "lepton_npu")[0], CONFIG, quick=True)
     monkeypatch.setattr("lepton_sim.hostile.core_library", lambda config: library)
     with pytest.raises(AssertionError, match=f"seed {seed}, event"):
-        run_hostile(500, seed, config)
+        run_hostile(500, seed)
