@@ -79,7 +79,9 @@ def map_design(rtlil: str, top: str, name: str, *, flatten: bool, dsp: bool = Tr
     options = ("" if flatten else " -noflatten") + ("" if dsp else " -nodsp")
     # Latches are looked for before mapping, which would make loops of LUTs of them.
     find = f"tee -q -o {latches} select -list t:$dlatch t:$adlatch t:$dlatchsr t:$sr"
-    read = [f"read_rtlil {source}", f"hierarchy -check -top {top}", "proc", find]
+    # Yosys heeds ``keep`` on a cell only, and would merge copies of a register that are there to be near their users.
+    keep = "setattr -set keep 1 w:* a:keep %i %ci1:+[Q] t:$*ff* %i"
+    read = [f"read_rtlil {source}", f"hierarchy -check -top {top}", "proc", find, keep]
     run_yosys(read)
     found = [line for line in latches.read_text().splitlines() if "/" in line]
     if found:

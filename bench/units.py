@@ -1,7 +1,7 @@
 """The units that are linted, and placed and routed, on their own: one line each.
 
-Each entry makes the component in the size that the 8x8 FPGA preset has, or a typical one; the second value is the
-clock in MHz that it must reach on ECP5, speed grade 6.
+Each entry makes the component in the size that the 8x8 FPGA preset has, or a typical one, or, where several contexts
+share, that of the preset with four; the second value is the clock in MHz that it must reach on ECP5, speed grade 6.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ def _make(path: str, *args, **kwargs) -> Factory:
 
 
 _ECP5 = PRESETS["ecp5"]
+_SHARED = PRESETS["default"]  # `ecp5` has one context, which shares with nobody: these units would be wires
 
 
 def _row_streamer() -> wiring.Component:
@@ -65,6 +66,9 @@ UNITS: dict[str, tuple[Factory, float]] = {
     "command_queue": (_make("control.queue.CommandQueue", _ECP5, Opcode.MATMUL), 80.0),
     "semaphores": (_make("control.semaphores.SemaphoreFile"), 80.0),
     "watchdog": (_make("control.watchdog.Watchdog", waiting=len(Engine), running=len(Engine) - 1), 80.0),
+    "engine_share": (_make("control.engine_share.EngineShare", _SHARED, Opcode.MATMUL), 80.0),
+    "fetch_share": (_make("control.fetch_share.FetchShare", _SHARED), 80.0),
+    "partition": (_make("control.partition.Partition", _SHARED), 80.0),
     "sequencer": (_make("control.sequencer.Sequencer", _ECP5), 80.0),
     "register_bank": (_make("control.register_bank.RegisterBank", _ECP5), 80.0),
 }

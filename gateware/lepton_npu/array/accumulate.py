@@ -1,6 +1,6 @@
 """From column sums to accumulator rows: scale, convert, add, write back."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -82,11 +82,12 @@ class Accumulate(wiring.Component):
             self.port.write_en.eq(valid[-1]),
             self.port.write_addr.eq(rows[-1].acc),
         ]
-        minus_zero = Const(1 << 31, 32)  # x + (-0) is x for every x, +0 too
         written = []
         for n in range(config.side):
             m.submodules[f"convert{n}"] = convert = ScaledIntToFp32(config.sum_bits, SCALE_BITS)
             m.submodules[f"add{n}"] = add = Fp32Add()
+            # No read, so zero: only its sign is missing. x + (-0) is x for every x, +0 too.
+            old = self.port.read_data.word_select(n, 32)
             m.d.comb += [
                 convert.i_valid.eq(self.valid),
                 convert.value.eq(self.sums[n]),
@@ -94,7 +95,7 @@ class Accumulate(wiring.Component):
                 convert.nan.eq(self.nan),
                 add.i_valid.eq(convert.o_valid),
                 add.a.eq(convert.o),
-                add.b.eq(Mux(rows[converted].replace, minus_zero, self.port.read_data.word_select(n, 32))),
+                add.b.eq(Cat(old[:31], old[31] | rows[converted].replace)),
             ]
             written.append(add.o)
         m.d.comb += self.port.write_data.eq(Cat(*written))

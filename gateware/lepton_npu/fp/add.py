@@ -1,6 +1,6 @@
 """binary32 addition."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -94,10 +94,20 @@ class Fp32Add(wiring.Component):
             infinite=s.infinite,
         )
 
+        # The exponent less a count of 0 to 3 that comes late: the carry chain, of all bits but two, does not wait for
+        # it. ``large`` holds up to 255, which is the most: infinities and NaNs are treated below.
         fine, count = normalise(m, s.total, (2, 1), "fine")
-        exponent = Signal(signed(10))
-        m.d.comb += exponent.eq(s.exponent - count)
-        packed = pack_rounded(m, s.sign, exponent, fine[4:28], fine[3], fine[:3].any())
+        low, upper, negative = s.exponent[:2], s.exponent[2:], s.exponent[-1]
+        borrow, less = Signal(), Signal(2)
+        exponent, small, large = Signal(10), Signal(), Signal()
+        m.d.comb += [
+            less.eq(Cat(low[0] ^ count[0], low[1] ^ count[1] ^ (~low[0] & count[0]))),
+            borrow.eq((~low[1] & count[1]) | (~(low[1] ^ count[1]) & ~low[0] & count[0])),
+            exponent.eq(Cat(less, Mux(borrow, upper - 1, upper)[:8])),
+            small.eq(negative | (~upper.any() & (borrow | (less == 0))) | ((upper == 1) & borrow & (less == 0))),
+            large.eq(~negative & s.exponent[:8].all() & (count == 0)),
+        ]
+        packed = pack_rounded(m, s.sign, exponent, fine[4:28], fine[3], fine[:3].any(), small=small, large=large)
         result = Signal(32)
         with m.If(s.nan):
             m.d.comb += result.eq(CANONICAL_NAN)

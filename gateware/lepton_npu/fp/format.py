@@ -88,7 +88,17 @@ def normalise(m: Module, value: Value, steps: tuple[int, ...], name: str) -> tup
     return value, total
 
 
-def pack_rounded(m: Module, sign: Value, exponent: Value, significand: Value, half: Value, sticky: Value) -> Value:
+def pack_rounded(
+    m: Module,
+    sign: Value,
+    exponent: Value,
+    significand: Value,
+    half: Value,
+    sticky: Value,
+    *,
+    small: Value | None = None,
+    large: Value | None = None,
+) -> Value:
     """Round half to even and pack; overflow gives infinity, an exponent below 1 before rounding a zero.
 
     Parameters
@@ -99,6 +109,8 @@ def pack_rounded(m: Module, sign: Value, exponent: Value, significand: Value, ha
         24 bits, the top one set.
     half, sticky : Value
         The bit below the significand, and whether any bit below that is set.
+    small, large : Value, optional
+        Whether the exponent is less than 1, or at least 255, from a caller that knows sooner.
     """
     up = Signal(name="round_up")
     result = Signal(32, name="packed")
@@ -107,8 +119,8 @@ def pack_rounded(m: Module, sign: Value, exponent: Value, significand: Value, ha
         # A carry out of the fraction leaves it zero and goes into the exponent, up to infinity.
         result.eq(Cat((Cat(significand[:23], exponent[:8]) + up)[:31], sign)),
     ]
-    with m.If(exponent < 1):
+    with m.If(exponent < 1 if small is None else small):
         m.d.comb += result.eq(Cat(Value.cast(0)[:1].replicate(31), sign))
-    with m.Elif(exponent >= 255):
+    with m.Elif(exponent >= 255 if large is None else large):
         m.d.comb += result.eq(infinity(sign))
     return result

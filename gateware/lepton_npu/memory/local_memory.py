@@ -1,5 +1,8 @@
 """Local memory: the banked vector memory and the two halves of the accumulators, behind one crossbar."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
@@ -145,19 +148,24 @@ class LocalMemory(wiring.Component):
                 m.d.sync += row.eq(output)
             registered.append(row)
 
-        # Third cycle: the reader's row, from the bank it was granted.
+        # Third cycle: the reader's row, from the bank it was granted. Each of its words has a choice of its own: a row
+        # is spread over many block RAMs, and one register cannot be near all of them.
         for name, port in readers.items():
-            chosen1, chosen2 = (Signal(banks + 2, name=f"{name}_chosen{n}") for n in (1, 2))
-            row = Signal(config.row_bits, name=f"{name}_row", reset_less=True)
+            chosen1 = Signal(banks + 2, name=f"{name}_chosen")
             valid = Signal(LOCAL_READ_LATENCY, name=f"{name}_valid")
-            m.d.sync += [chosen1.eq(granted[name]), chosen2.eq(chosen1), valid.eq(Cat(granted[name].any(), valid))]
-            picked = Signal(config.row_bits, name=f"{name}_picked")
-            for number, output in enumerate(registered):
-                with m.If(chosen2[number]):
-                    m.d.comb += picked.eq(output)
-            with m.If(valid[1]):
-                m.d.sync += row.eq(picked)
-            m.d.comb += [port.resp_valid.eq(valid[-1]), port.resp_data.eq(row)]
+            m.d.sync += [chosen1.eq(granted[name]), valid.eq(Cat(granted[name].any(), valid))]
+            words = []
+            for number in range(config.side):
+                kept = {"keep": 1}  # else synthesis finds that they are the same
+                chosen2 = Signal(banks + 2, name=f"{name}_chosen_word{number}", attrs=kept)
+                valid2 = Signal(name=f"{name}_valid_word{number}", attrs=kept)
+                word = Signal(32, name=f"{name}_word{number}", reset_less=True)
+                m.d.sync += [chosen2.eq(chosen1), valid2.eq(valid[0])]
+                parts = [output.word_select(number, 32) for output in registered]
+                with m.If(valid2):
+                    m.d.sync += word.eq(reduce(or_, (part & bit.replicate(32) for part, bit in zip(parts, chosen2))))
+                words.append(word)
+            m.d.comb += [port.resp_valid.eq(valid[-1]), port.resp_data.eq(Cat(words))]
 
         chosen_half = Signal()
         read = Signal()
@@ -169,5 +177,7 @@ class LocalMemory(wiring.Component):
             m.d.sync += row.eq(halves[0])
             with m.If(chosen_half):
                 m.d.sync += row.eq(halves[1])
+        with m.Else():
+            m.d.sync += row.eq(0)
         m.d.comb += self.acc.read_data.eq(row)
         return m

@@ -67,7 +67,8 @@ class LocalPriorityWritePort(wiring.Signature):
 class AccPort(wiring.Signature):
     """The matrix engine's own port of the accumulators: a read and a write every cycle, never held back.
 
-    ``read_data`` comes `ACC_READ_LATENCY` cycles after ``read_en``; a write is seen by reads of later cycles.
+    ``read_data`` comes `ACC_READ_LATENCY` cycles after ``read_en``, and is zero in a cycle for which there was no read:
+    a row that replaces its accumulators is added to that. A write is seen by reads of later cycles.
     Addresses count accumulator rows (bit 15 taken off).
     """
 

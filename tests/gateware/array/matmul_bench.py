@@ -1,6 +1,6 @@
 """The matrix engine with its memories, and nothing else, for tests in Amaranth's simulator."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -51,8 +51,8 @@ class MatmulBench(wiring.Component):
         connect(m, tiles.streamed, engine.streamed)
         connect(m, flipped(self.write), tiles.write)
         read, write = self.accumulators.read_port(), self.accumulators.write_port()
-        data = Signal(self.config.row_bits)
-        m.d.sync += data.eq(read.data)
+        data, valid = Signal(self.config.row_bits), Signal()
+        m.d.sync += [valid.eq(engine.acc.read_en), data.eq(Mux(valid, read.data, 0))]
         m.d.comb += [
             engine.bounds.eq(self.bounds),
             read.en.eq(engine.acc.read_en),

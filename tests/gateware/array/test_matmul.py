@@ -167,6 +167,21 @@ def test_random_commands(seed, case, kind):
     )
 
 
+def test_minus_zero_replaces_an_accumulator():
+    """A negative sum below 2^-126 is -0, and stays so where it replaces: nothing, not even +0, is added to it."""
+    rng = np.random.default_rng(0)
+    state = CoreState(CONFIG, np.zeros(0, np.uint8))
+    state.tiles[0], state.tiles[1] = rng.integers(1, 128, (2, *state.tiles.shape[1:]))
+    state.tiles[1, :, ::2] *= -1
+    state.exponents[:2] = 1
+    command = dict.fromkeys(random_command(rng), 0) | dict.fromkeys(("k_tiles", "n_tiles", "count0", "count1"), 1)
+    command |= {"rows": CONFIG.side, "acc": ACC_SPACE, "b_tile": 1}
+    found, _, _ = simulate([command], state, [0])
+    prepare_matmul(CONFIG, command)(state)
+    assert set(state.acc[: CONFIG.side].flat) == {0, 0x80000000}, "the case is not one of both zeros"
+    assert (found == state.acc).all()
+
+
 def test_no_gap_between_passes():
     """n_tiles * k_tiles passes of R rows take that many times max(R, T) cycles, plus the way in and out.
 

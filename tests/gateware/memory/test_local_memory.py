@@ -125,7 +125,9 @@ class Driver:
                 assert ctx.get(port.resp_data) == answer, f"data of {name}"
                 self.seen[name, "data"] += 1
         answer = model.acc_due.popleft()
-        if answer is not None and answer is not UNDEFINED:
+        if answer is None:
+            assert ctx.get(dut.acc.read_data) == 0, "data of acc without a read"
+        elif answer is not UNDEFINED:
             assert ctx.get(dut.acc.read_data) == answer, "data of acc"
             self.seen["acc", "data"] += 1
 
