@@ -1,6 +1,7 @@
 """A core for sweeps over errors and resets: programs are put into memory once, every case is checked to the byte."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from lepton_npu.spec.commands import COMMANDS, Engine, FaultCause, Opcode
@@ -53,11 +54,15 @@ class BusBench:
         Bytes of memory.
     base : int
         Its first byte address.
+    library : Path, optional
+        Another build than that of the core, such as one with a bug.
     """
 
-    def __init__(self, config: NpuConfig, size: int, base: int, rng: np.random.Generator):
+    def __init__(
+        self, config: NpuConfig, size: int, base: int, rng: np.random.Generator, library: Path | None = None
+    ):  # fmt: skip
         self.config, self.base = config, base
-        self.harness = Harness(core_library(config), size, base=base)
+        self.harness = Harness(library or core_library(config), size, base=base)
         self.driver = Driver(self.harness)
         self.image = rng.integers(0, 256, size, np.uint8)
         self.sweep = Sweep()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lepton_npu.spec.commands import Engine, FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
-from lepton_sim.harness import Order, Stalls
+from lepton_sim.harness import BusResponse, Order, Stalls
 from leptonaicsdk.driver import ENABLE, IRQ_DONE
 
 from tests.gateware.top.bus_bench import ERRORS, TAG, BusBench, pack, ring_log2, transfer
@@ -80,7 +80,14 @@ def recover(bench: BusBench, expected: np.ndarray, what: object):
 @pytest.mark.slow
 @pytest.mark.parametrize("response", ERRORS, ids=lambda response: response.name)
 def test_every_beat_of_every_load(bench, seed, response, capsys, record_property):
-    """Beat k of a LOAD of n beats, which is one burst, for all 1 <= n <= 256 and k < n.
+    """Beat k of a LOAD of n beats, which is one burst, for all 1 <= n <= 256 and k < n."""
+    sweep_loads(bench, seed, response)
+    assert bench.sweep.cases == LONGEST * (LONGEST + 1) // 2
+    report(capsys, record_property, f"LOAD, {response.name} at every beat of bursts of 1 to {LONGEST}", bench)
+
+
+def sweep_loads(bench: BusBench, seed: int, response: BusResponse, longest: int = LONGEST):
+    """An error at every beat of bursts of 1 to ``longest``.
 
     Before each, and so after the reset of the one before, a good job: of the whole burst for the first beat and the
     last, of 16 beats at most for the others.
@@ -88,7 +95,7 @@ def test_every_beat_of_every_load(bench, seed, response, capsys, record_property
     driver, harness = bench.driver, bench.harness
     driver.start(RING, 3)
     driver.write("CTRL", 0)
-    for beats in range(1, LONGEST + 1):
+    for beats in range(1, longest + 1):
         images = {}
         for size in {beats, min(beats, 16)}:
             bench.put(RING, transfer(Opcode.LOAD, DATA, 2 * size), FENCE, transfer(Opcode.STORE, TARGET, 2 * size), IRQ)
@@ -114,17 +121,21 @@ def test_every_beat_of_every_load(bench, seed, response, capsys, record_property
             bench.reset(what)
             bench.sweep.cases += 1
         assert harness.bursts(beats, write=False) - before >= beats, "it was one burst"
-    assert bench.sweep.cases == LONGEST * (LONGEST + 1) // 2
-    report(capsys, record_property, f"LOAD, {response.name} at every beat of bursts of 1 to {LONGEST}", bench)
 
 
 @pytest.mark.parametrize("verb", ["load", "store"])
 def test_every_burst_of_a_command(bench, seed, verb, capsys, record_property):
     """Burst j of a command of four rows, each a burst of n beats, has the error: it is named; no later one is begun."""
-    store = verb == "store"
+    sweep_bursts(bench, seed, store=verb == "store")
+    report(capsys, record_property, f"{verb.upper()}, each burst of four, 1 to {LONGEST} beats", bench)
+
+
+def sweep_bursts(bench: BusBench, seed: int, *, store: bool, longest: int = LONGEST):
+    """An error in each burst of four, of 1 to ``longest`` beats."""
+    verb = "store" if store else "load"
     opcode, target = (Opcode.STORE, TARGET) if store else (Opcode.LOAD, DATA)
     cause, engine = (FaultCause.BUS_WRITE, Engine.STORE) if store else (FaultCause.BUS_READ, Engine.LOAD)
-    for beats in range(1, LONGEST + 1):
+    for beats in range(1, longest + 1):
         bench.put(RING, FENCE, transfer(opcode, target, 2 * beats, rows=ROWS), IRQ)
         expected = good_job(bench, beats)
         bench.harness.configure(**MEMORIES[beats % len(MEMORIES)], seed=seed + beats)
@@ -144,13 +155,18 @@ def test_every_burst_of_a_command(bench, seed, verb, capsys, record_property):
                             ]
                     assert np.array_equal(memory, bench.image), what
                     recover(bench, expected, what)
-    report(capsys, record_property, f"{verb.upper()}, each burst of four, 1 to {LONGEST} beats", bench)
 
 
 @pytest.mark.parametrize("response", ERRORS, ids=lambda response: response.name)
 def test_every_store(bench, seed, response, capsys, record_property):
     """The answer to a STORE of n beats has the error, for all 1 <= n <= 256; all other beats are written."""
-    for beats in range(1, LONGEST + 1):
+    sweep_stores(bench, seed, response)
+    report(capsys, record_property, f"STORE, {response.name} for every burst of 1 to {LONGEST}", bench)
+
+
+def sweep_stores(bench: BusBench, seed: int, response: BusResponse, longest: int = LONGEST):
+    """An error in the answer to a burst of 1 to ``longest`` beats."""
+    for beats in range(1, longest + 1):
         bench.put(RING, transfer(Opcode.LOAD, DATA, 2 * beats), FENCE, transfer(Opcode.STORE, TARGET, 2 * beats), IRQ)
         expected = good_job(bench, beats)
         bench.harness.configure(**MEMORIES[beats % len(MEMORIES)], seed=seed + beats)
@@ -167,7 +183,6 @@ def test_every_store(bench, seed, response, capsys, record_property):
             bench.same(written, what)
             recover(bench, expected, what)
         assert bench.harness.bursts(beats, write=True) - before == 2 * len(chosen)
-    report(capsys, record_property, f"STORE, {response.name} for every burst of 1 to {LONGEST}", bench)
 
 
 RING_RECORDS = 6
@@ -176,6 +191,12 @@ RING_RECORDS = 6
 @pytest.mark.parametrize("where", ["ring", "body", "later round", "behind the loop"])
 def test_every_beat_of_the_fetch(bench, seed, where, capsys, record_property):
     """Each beat of each record, in the ring and in a body, also in a later round of it only."""
+    sweep_fetch(bench, seed, where)
+    report(capsys, record_property, f"fetch, every beat, {where}", bench)
+
+
+def sweep_fetch(bench: BusBench, seed: int, where: str):
+    """An error in each beat of each record."""
     beats = 64 // BEAT
     rounds, body = 3, 4
     if where == "ring":
@@ -202,7 +223,6 @@ def test_every_beat_of_the_fetch(bench, seed, where, capsys, record_property):
                     bench.expect_fault(FaultCause.BUS_FETCH, Engine.CONTROL, index, address, what)
                     bench.same(bench.image, what)
                     recover(bench, expected, what)
-    report(capsys, record_property, f"fetch, every beat, {where}", bench)
 
 
 def test_an_error_of_a_record_that_is_thrown_away(bench, seed, capsys, record_property):

@@ -1,5 +1,7 @@
 """CTRL.RESET in every cycle of a short job with translation: a clean stop, in bounded time, and then the job again."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lepton_npu.bus.axi import ID_BITS
@@ -156,8 +158,13 @@ ENDLESS = {
 @pytest.mark.parametrize("engine", [*ENDLESS, "all"])
 def test_a_reset_does_not_take_as_long_as_a_command(engine, seed):
     """In 40 cycles of a command that goes on for ever, and of all engines at once; within the bound of a short job."""
+    resets_in_a_command(engine, seed)
+
+
+def resets_in_a_command(engine: str, seed: int, library: Path | None = None):
+    """A reset in 40 cycles of a command (or of all), and a good job after each."""
     rng = np.random.default_rng(seed)
-    bench = BusBench(CONFIG, 4 * PAGE, BASE, rng)
+    bench = BusBench(CONFIG, 4 * PAGE, BASE, rng, library)
     harness, driver = bench.harness, bench.driver
     records = list(ENDLESS.values()) if engine == "all" else [ENDLESS[engine]]
     bench.put(RING, *records)
