@@ -6,7 +6,22 @@ from pathlib import Path
 
 from rich.table import Table
 
-from . import axi_lite, axi_port, command_queue, dma, fifo, frames, isolation, mmu_answers, readers, semaphores, tlb
+from . import (
+    axi_lite,
+    axi_port,
+    command_queue,
+    dma,
+    engine_share,
+    fetch_share,
+    fifo,
+    frames,
+    isolation,
+    mmu_answers,
+    partitions,
+    readers,
+    semaphores,
+    tlb,
+)
 from .engine import Outcome, Proof, prepare, prove, reach, refute
 from .replay import replay
 
@@ -21,6 +36,9 @@ PROOFS: dict[str, Proof] = {
         readers,
         fifo,
         command_queue,
+        engine_share,
+        fetch_share,
+        partitions,
         semaphores,
         tlb,
         isolation,

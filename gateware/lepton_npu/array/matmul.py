@@ -71,6 +71,7 @@ class MatmulEngine(wiring.Component):
         m.submodules.accumulate = accumulate = Accumulate(config)
         m.submodules.loader = loader = WeightLoader(config)
         m.submodules.streamer = streamer = RowStreamer(config, accumulate.turnaround)
+        self.streamer = streamer  # for proofs to look at
         connect(m, flipped(self.stationary), loader.port)
         connect(m, flipped(self.acc), accumulate.port)
 

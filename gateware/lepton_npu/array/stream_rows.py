@@ -141,6 +141,7 @@ class RowStreamer(wiring.Component):
         # ---- A buffer of two, so that the counters do not wait for the issue of a row in the same cycle.
         head, head_valid = Signal(named, reset_less=True), Signal()
         spare, spare_valid = Signal(named, reset_less=True), Signal()
+        self.head, self.head_valid, self.spare, self.spare_valid = head, head_valid, spare, spare_valid  # for proofs
         entering, moves = Signal(named), Signal()
         m.d.comb += [
             room.eq(~spare_valid),

@@ -56,6 +56,7 @@ class EngineShare(wiring.Component):
         # Attributes, for proofs to look at.
         self.held = Signal(range(_HELD))
         self.serving = Signal(init=1)
+        self.waiting = Signal(self._count)
         super().__init__(
             {
                 "contexts": Out(EngineSignature(*opcodes)).array(self._count),
@@ -97,7 +98,7 @@ class EngineShare(wiring.Component):
         m.d.sync += held.eq(held + given - engine.done)
 
         # ---- Turns. Who else waits is known a cycle late.
-        waiting, others = Signal(count), Signal()
+        waiting, others = self.waiting, Signal()
         turn = Signal(WEIGHT_BITS)
         weight = Array(self.weights[number] for number in range(count))
         next_owner, chosen = Signal.like(owner), Signal(count)
@@ -141,7 +142,7 @@ class EngineShare(wiring.Component):
             ]
             with m.If(self.engine_reset & (cycles == RESET_CYCLES - 1)):
                 m.d.sync += rewind.eq(owned[number])
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("SERVE"), m.If(fails | (owner_halts & (held != 0))):
                 m.d.sync += serving.eq(0)
                 m.next = "DRAIN"
@@ -159,4 +160,5 @@ class EngineShare(wiring.Component):
             with m.State("TELL"):
                 m.d.sync += serving.eq(1)
                 m.next = "SERVE"
+        self.fsm, self.cycles, self.failed = fsm, cycles, failed  # for proofs, too
         return m

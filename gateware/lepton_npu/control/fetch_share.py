@@ -53,6 +53,7 @@ class FetchShare(wiring.Component):
         wants, chosen = Signal(count), Signal(count)
         first, last, kept, number = (Signal(bits, name=name) for name in ("first", "last", "kept", "number"))
         offered = Signal()  # a burst was offered and not taken
+        self.offered, self.kept = offered, kept  # for proofs, too
         m.d.comb += wants.eq(sum(self.i_ar[n].valid << n for n in range(count)))
         round_robin(m, wants, last, chosen, first)
         m.d.comb += [
