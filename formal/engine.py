@@ -121,11 +121,11 @@ def prepare(proof: Proof, folder: Path, bug: Bug | None = None) -> Design:
     run_yosys([f"read_rtlil {source}", *_PASSES, f"write_aiger -zinit -map {names} {graph}"])
     inputs, outputs = {}, {}
     for line in names.read_text().splitlines():
-        kind, number, bit, *name = line.split()
+        kind, number, *rest = line.split()  # and what registers without a first value begin with, which is not shown
         if kind == "input":
-            inputs[int(number)] = (name[0], int(bit))
+            inputs[int(number)] = (rest[1], int(rest[0]))
         elif kind == "output":
-            outputs[int(number)] = name[0]
+            outputs[int(number)] = rest[1]
     order = [outputs[number] for number in sorted(outputs)]
     return Design(graph, inputs, order, list(made.properties), list(made.covers))
 
