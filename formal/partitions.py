@@ -43,13 +43,20 @@ class _Bounds:
         for name in MEMORIES:
             base, mask = self._of(name)
             h.assume(f"{name}: the base is a multiple of the size", (base & mask) == 0)
+            h.assume(f"{name}: the size is a power of two", (mask & (mask + 1)) == 0)
 
     def _of(self, name: str) -> tuple[Value, Value]:
         return self._is[f"{name}_base"], self._is[f"{name}_mask"]
 
     def has(self, name: str, row: Value) -> Value:
-        """Whether a row (tile) of memory ``name`` is one of base to base + mask."""
+        """Whether a row (tile) of memory ``name`` is one of base to base + mask.
+
+        Rows of the accumulators count so from half to half, as a partition has the same ones of both: rows of
+        partitions that do not overlap are never the same.
+        """
         base, mask = self._of(name)
+        if name == "acc":
+            row = Cat(row[-1], row[:-1])
         return (row & ~mask)[: len(base)] == base
 
     def has_local(self, address: Value) -> Value:
