@@ -4,15 +4,19 @@ Bounds are any constants with a base that is a multiple of the size: they rest w
 (`engine_share`), and `Partition` makes no others. Commands, memories and bus do anything at all.
 """
 
-from functools import partial
+import itertools
 from typing import Any
 from unittest.mock import patch
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data
+from amaranth.lib.memory import Memory
 from lepton_npu.array.accumulate import Accumulate
 from lepton_npu.array.matmul import MatmulEngine
+from lepton_npu.array.ports import TILE_READ_LATENCY
 from lepton_npu.array.quantise_convert import CONVERT_LATENCY, QuantConverter
 from lepton_npu.array.quantiser import QuantEngine
+from lepton_npu.array.stream_rows import RowStreamer, row_layout
 from lepton_npu.array.systolic import SystolicArray
 from lepton_npu.bus.load import LoadEngine
 from lepton_npu.bus.store import StoreEngine
@@ -107,13 +111,16 @@ def _quant(h: Harness) -> None:
 
 
 class _ArrayTiming(SystolicArray):
-    """`SystolicArray` without its arithmetic: ``o_valid`` is ``x_valid``, ``latency`` cycles before."""
+    """`SystolicArray` without its arithmetic: ``o_valid`` is ``x_valid``, ``latency`` cycles before.
+
+    ``rows`` : Out, bit i: a row came i + 1 cycles ago.
+    """
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        valid = Signal(self.latency)
-        m.d.sync += valid.eq(Cat(self.x_valid, valid))
-        m.d.comb += [self.o_early.eq(valid[-2]), self.o_valid.eq(valid[-1])]
+        self.rows = Signal(self.latency)
+        m.d.sync += self.rows.eq(Cat(self.x_valid, self.rows))
+        m.d.comb += [self.o_early.eq(self.rows[-2]), self.o_valid.eq(self.rows[-1])]
         return m
 
 
@@ -126,20 +133,28 @@ _NO_ARITHMETIC = {
 }
 
 
-def _matmul(acc: bool, h: Harness) -> None:
+def _kept(made: list[Any], unit: Any) -> Any:
+    """A function that makes ``unit``, and puts it into ``made``, where a proof finds it."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made.append(unit(*args, **kwargs))
+        return made[-1]
+
+    return make
+
+
+_WAY = TILE_READ_LATENCY + SystolicArray(_CONFIG).latency + Accumulate.write_delay
+"""Cycles from the name of a row to the write of its accumulators."""
+
+
+def _matmul_names(h: Harness) -> None:
+    """`MatmulEngine` up to the array: the rows that it reads, and those that it will accumulate."""
     with (
         patch.dict(MatmulEngine.elaborate.__globals__, {"SystolicArray": _ArrayTiming}),
         patch.dict(Accumulate.elaborate.__globals__, _NO_ARITHMETIC),
     ):
         dut = h.unit(MatmulEngine(_CONFIG))
-    bounds, port = _Bounds(h, dut), dut.acc
-    if acc:
-        h.prove("rows that MATMUL reads are of the partition", ~port.read_en | bounds.has("acc", port.read_addr))
-        h.prove("rows that it writes are", ~port.write_en | bounds.has("acc", port.write_addr))
-        h.cover("a row is read", port.read_en)
-        h.cover("a row is written", port.write_en)
-        return
-    streamer = dut.streamer
+    bounds, streamer = _Bounds(h, dut), dut.streamer
     for name in ("stationary", "streamed"):
         tiles = getattr(dut, name)
         h.prove(f"{name} tiles are of the partition", ~tiles.en | bounds.has_tile_row(tiles.row))
@@ -151,6 +166,47 @@ def _matmul(acc: bool, h: Harness) -> None:
     ):
         within = bounds.has_tile_row(named.row.tile_row) & bounds.has("acc", named.row.acc)
         h.prove(f"inside: the {name}", ~valid | within)
+
+
+def _matmul_accumulates(h: Harness) -> None:
+    """`MatmulEngine` from there on: any rows, at any time, among them those that it names (`_matmul_names`)."""
+
+    class AnyRows(RowStreamer):
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            m.d.comb += [self.issue.eq(issue), self.row.eq(row)]
+            return m
+
+    issue, row = h.free("issue"), h.free("row", row_layout(_CONFIG))
+    arrays: list[Any] = []
+    rings: list[Any] = []
+    changed = {
+        "RowStreamer": AnyRows,
+        "SystolicArray": _kept(arrays, _ArrayTiming),
+        "Memory": _kept(rings, Memory),
+    }
+    with (
+        patch.dict(MatmulEngine.elaborate.__globals__, changed),
+        patch.dict(Accumulate.elaborate.__globals__, _NO_ARITHMETIC),
+    ):
+        dut = h.unit(MatmulEngine(_CONFIG))
+    port = dut.acc
+    # Rows as they were named in the cycles before, the last one first.
+    named = [Signal(data.StructLayout({"valid": 1, "row": row_layout(_CONFIG)}), name=f"named{i}") for i in range(_WAY)]
+    h.m.d.sync += [named[0].eq(Cat(issue, row)), *(to.eq(of) for to, of in itertools.pairwise(reversed(named)))]
+    reads, writes = named[_WAY - Accumulate.write_delay + Accumulate.read_delay - 1], named[-1]
+    h.prove(
+        "a row is read so many cycles after it is named, if it adds", port.read_en == reads.valid & ~reads.row.replace
+    )
+    h.prove("and it is that row", ~port.read_en | (port.read_addr == reads.row.acc))
+    h.prove("a row is written so many cycles after it is named", port.write_en == writes.valid)
+    h.prove("it is that row", ~port.write_en | (port.write_addr == writes.row.acc))
+    (array,), (ring,) = arrays, rings
+    (write,), (read,) = ring.write_ports, ring.read_ports
+    inside = sum(array.rows[1:-1])  # came more than a cycle ago, and do not leave yet
+    h.prove("inside: the ring has what is in the array", (write.addr - read.addr)[: len(read.addr)] == inside)
+    h.cover("a row is read", port.read_en)
+    h.cover("a row is written", port.write_en)
 
 
 def _vector(h: Harness) -> None:
@@ -194,12 +250,6 @@ def _bugs(place: str, old: str, new: str) -> dict[str, Bug]:
     return {"bounds are not looked at": Bug(place, old, new), "addresses are not cut to the size": _ANYWHERE}
 
 
-_MATMUL_BUGS = {
-    "weights of any tile": Bug("array.load_weights", "to_tile(config, self.bounds, tile)", "tile[: config.tile_bits]"),
-    "rows of any tile": Bug("array.stream_rows", "to_tile_row(config, self.bounds, a)", "a[: config.tile_row_bits]"),
-    "any accumulators": Bug("array.stream_rows", "to_acc(config, self.bounds, c)", "c[: config.acc_addr_bits]"),
-}
-
 PROOFS = [
     Proof(
         "Any value of the registers is a partition within the memories, aligned to its size",
@@ -237,17 +287,33 @@ PROOFS = [
     Proof(
         "Tiles that are read, accumulators that are named are of the partition",
         "MatmulEngine",
-        partial(_matmul, False),
-        _MATMUL_BUGS,
+        _matmul_names,
+        {
+            "weights of any tile": Bug(
+                "array.load_weights", "to_tile(config, self.bounds, tile)", "tile[: config.tile_bits]"
+            ),
+            "rows of any tile": Bug(
+                "array.stream_rows", "to_tile_row(config, self.bounds, a)", "a[: config.tile_row_bits]"
+            ),
+            "any accumulators": Bug("array.stream_rows", "to_acc(config, self.bounds, c)", "c[: config.acc_addr_bits]"),
+        },
         induction=1,
         quick=False,
     ),
     Proof(
-        "Accumulators that are read and written are of the partition",
+        "Accumulators are read and written as named, each row so many cycles later: none is lost, none is another one",
         "MatmulEngine",
-        partial(_matmul, True),
-        {"any accumulators": _MATMUL_BUGS["any accumulators"]},
-        depth=45,
+        _matmul_accumulates,
+        {
+            "a row of the array is forgotten": Bug(
+                "array.matmul", "tail.eq(tail + array.o_early)", "tail.eq(tail + array.o_valid)"
+            ),
+            "a ring that is too small": Bug("array.matmul", "1 << array.latency.bit_length()", "2"),
+            "what is written is named by a row behind": Bug(
+                "array.accumulate", "self.port.write_addr.eq(rows[-1].acc)", "self.port.write_addr.eq(rows[-2].acc)"
+            ),
+        },
+        induction=_WAY + 1,
         search=45,
         quick=False,
     ),
