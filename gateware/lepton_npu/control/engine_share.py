@@ -160,5 +160,5 @@ class EngineShare(wiring.Component):
             with m.State("TELL"):
                 m.d.sync += serving.eq(1)
                 m.next = "SERVE"
-        self.fsm, self.cycles, self.failed = fsm, cycles, failed  # for proofs, too
+        self.fsm, self.cycles, self.rested = fsm, cycles, rested  # for proofs, too
         return m
