@@ -87,5 +87,6 @@ PROOFS = [
             ),
         },
         induction=4,
+        quick=True,
     ),
 ]

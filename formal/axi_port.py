@@ -125,6 +125,7 @@ PROOFS = [
             "quiet while beats are to come": Bug(_FILE, "port.rready & port.rlast)", "port.rready)"),
         },
         induction=1,
+        quick=True,
     ),
     Proof(
         "AW, W: offered until taken, legal bursts, AWLEN + 1 beats, WLAST; B: to STORE; quiet only if none is open",

@@ -222,5 +222,6 @@ PROOFS = [
             ),
         },
         induction=1,
+        quick=True,
     ),
 ]

@@ -179,6 +179,7 @@ PROOFS = [
             ),
         },
         induction=1,
+        quick=True,
     ),
     Proof(
         "AR: legal bursts, offered until taken, at most `outstanding` in flight; faults told when all is quiet",
@@ -211,6 +212,5 @@ PROOFS = [
             "more than outstanding": Bug("bus.store", "& answers.w_rdy", ""),
         },
         induction=1,
-        quick=False,
     ),
 ]

@@ -77,5 +77,6 @@ PROOFS = [
             "more bursts than are noted": Bug(_FILE, "wants.any() & order.w_rdy", "wants.any()"),
         },
         induction=1,
+        quick=True,
     ),
 ]

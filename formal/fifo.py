@@ -121,6 +121,7 @@ PROOFS = [
             ),
         },
         search=2 * depth + 4,
+        quick=depth == 4,
     )
     for depth in (1, 2, 4, 8)
 ]

@@ -110,5 +110,6 @@ PROOFS = [
             ),
         },
         induction=2,
+        quick=True,
     ),
 ]

@@ -201,5 +201,6 @@ PROOFS = [
             "a hit by the low bits of the address": Bug(_MMU, "asks & canonical & tlb.hit", "asks & tlb.hit"),
         },
         induction=1,
+        quick=True,
     ),
 ]

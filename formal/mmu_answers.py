@@ -110,7 +110,6 @@ PROOFS = [
             "more answers than there is room for": Bug(_MMU, "depth=_ANSWERS)", "depth=2)"),
         },
         induction=2,
-        quick=n == 1,
     )
     for n in range(_REQUESTERS)
 ]

@@ -257,6 +257,7 @@ PROOFS = [
         _partition,
         {"a base of any alignment": Bug("control.partition", "fields.base & ~mask", "fields.base")},
         induction=1,
+        quick=True,
     ),
     Proof(
         "Rows of the vector memory that are written are of the partition",
@@ -282,7 +283,7 @@ PROOFS = [
         },
         induction=CONVERT_LATENCY + 2,
         search=40,
-        quick=False,
+        quick=True,
     ),
     Proof(
         "Tiles that are read, accumulators that are named are of the partition",
@@ -298,7 +299,6 @@ PROOFS = [
             "any accumulators": Bug("array.stream_rows", "to_acc(config, self.bounds, c)", "c[: config.acc_addr_bits]"),
         },
         induction=1,
-        quick=False,
     ),
     Proof(
         "Accumulators are read and written as named, each row so many cycles later: none is lost, none is another one",
@@ -315,7 +315,6 @@ PROOFS = [
         },
         induction=_WAY + 1,
         search=45,
-        quick=False,
     ),
     Proof(
         "Local rows that are read, rows that are written are of the partition",
@@ -330,6 +329,5 @@ PROOFS = [
             ),
         },
         induction=1,
-        quick=False,
     ),
 ]

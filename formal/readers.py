@@ -95,6 +95,7 @@ PROOFS = [
             "a burst of two": Bug("mmu.walker", "self.ar.payload.len.eq(0)", "self.ar.payload.len.eq(1)"),
         },
         induction=1,
+        quick=True,
     ),
     Proof(
         "AR: whole records, stays valid until taken; four records in flight at most, jumps or not; R is always taken",

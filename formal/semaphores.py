@@ -65,5 +65,6 @@ PROOFS = [
             "a post beside a take is lost": Bug(_FILE, "less.eq(count + (posted - 1))", "less.eq(count - 1)"),
         },
         induction=2,
+        quick=True,
     ),
 ]

@@ -124,5 +124,6 @@ PROOFS = [
             "write hits what is read-only": Bug(_FILE, " & (leaf.writable | ~self.write)", ""),
         },
         induction=1,
+        quick=True,
     ),
 ]

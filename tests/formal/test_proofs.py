@@ -1,4 +1,4 @@
-"""Every proof that takes seconds, each with its planted bugs, and what the engine does with a claim that is wrong."""
+"""A proof of each kind, with a planted bug, and what the engine does with a claim that is wrong."""
 
 import pytest
 from amaranth.hdl import Module
@@ -69,5 +69,5 @@ def test_a_bug_must_quote_what_is_there_once():
 
 @pytest.mark.parametrize("title", [pytest.param(t, id=p.unit) for t, p in PROOFS.items() if p.quick])
 def test_proof(title, tmp_path):
-    result = check(title, tmp_path, bugs=3)  # `make formal` plants all of them
+    result = check(title, tmp_path, bugs=1)  # `make formal` has all of them
     assert result.passed, result.problems()
