@@ -10,6 +10,7 @@ from . import (
     axi_lite,
     axi_port,
     command_queue,
+    core,
     dma,
     engine_share,
     fetch_share,
@@ -17,6 +18,7 @@ from . import (
     frames,
     isolation,
     mmu_answers,
+    pages,
     partitions,
     readers,
     semaphores,
@@ -44,6 +46,8 @@ PROOFS: dict[str, Proof] = {
         isolation,
         mmu_answers,
         frames,
+        pages,
+        core,
     )
     for proof in concept.PROOFS
 }

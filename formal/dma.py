@@ -121,6 +121,12 @@ def _load(h: Harness) -> None:
     h.prove("AR: at most `outstanding` bursts in flight", bursts.level + ar.valid <= CONFIG.outstanding)
     h.prove("a fault is told when nothing is in flight", ~dut.engine.fault.valid | (bursts.level == 0) & ~ar.valid)
     _quiet(h, dut, (bursts.level == 0), ar.valid)
+    waits = Signal()
+    h.m.d.sync += waits.eq(ar.valid & ~ar.ready)
+    h.prove("no offer begins while held", ~dut.mmu.hold | ~ar.valid | waits)
+    its = dut.walk.burst
+    h.prove("AR is the walk's burst, taken with it", ~ar.valid | its.valid & (ar.payload.addr == its.payload.addr))
+    h.prove("which is taken only so", ~its.ready | ar.valid & ar.ready)
     h.prove("inside: the queue has what is in flight", dut.bursts.level == bursts.level)
     h.cover("a burst of 4 beats ends", r.valid & r.ready & r.payload.last & (bursts.oldest == 3))
 
@@ -145,6 +151,14 @@ def _store(h: Harness) -> None:
     h.prove("AW: at most `outstanding` bursts in flight", addresses + aw.valid <= most)
     h.prove("a fault is told when nothing is in flight", ~dut.engine.fault.valid | (addresses == 0) & ~aw.valid)
     _quiet(h, dut, (addresses == 0) & ~w.valid, aw.valid)
+    held, waits, went, its = Signal(), Signal(), Signal(), dut.walk.burst
+    address = Signal(CONFIG.addr_width)
+    h.m.d.sync += [held.eq(dut.mmu.hold), waits.eq(aw.valid & ~aw.ready), went.eq(its.valid & its.ready)]
+    with h.m.If(its.valid & its.ready):
+        h.m.d.sync += address.eq(its.payload.addr)
+    h.prove("no offer begins a cycle after it is held", ~held | ~aw.valid | waits)
+    h.prove("a burst of the walk is offered in the next cycle", aw.valid == (went | waits))
+    h.prove("AW is the address of the burst that was taken last", ~aw.valid | (aw.payload.addr == address))
 
     # ---- The invariant: what the engine's queues have in them.
     ended = w.valid & beat.last  # the register has the last beat of the oldest burst, which `beats` has no more

@@ -18,12 +18,12 @@ from .harness import Harness
 from .planted import Bug
 from .streams import stable
 
-__all__ = ["PROOFS", "shared_config"]
+__all__ = ["MOST", "PROOFS", "shared_config"]
 
 _BITS = 2
 """Of a command: it is passed on, whatever it is."""
 
-_MOST = 62
+MOST = 62
 """Commands that an engine holds at most; those of the core hold far fewer."""
 
 
@@ -46,7 +46,7 @@ def _share(h: Harness, contexts: int) -> tuple[EngineShare, Signal]:
         EngineSignature.__init__.__globals__, {"command_layout": lambda *opcodes: StructLayout({"all": _BITS})}
     ):
         dut = h.unit(EngineShare(shared_config(contexts), Opcode.LOAD))
-    engine, holds = dut.engine, Signal(range(_MOST + 2))
+    engine, holds = dut.engine, Signal(range(MOST + 2))
     taken = engine.cmd.valid & engine.cmd.ready
     h.m.d.sync += holds.eq(holds + taken - engine.done)
     with h.m.If(dut.engine_reset):
@@ -54,7 +54,7 @@ def _share(h: Harness, contexts: int) -> tuple[EngineShare, Signal]:
     h.watch(holds=holds)
 
     h.assume("the engine is done only with what it holds", ~engine.done | (holds != 0))
-    h.assume("it has room for so many commands", ~engine.cmd.ready | (holds < _MOST))
+    h.assume("it has room for so many commands", ~engine.cmd.ready | (holds < MOST))
     fault = engine.fault
     h.assume("it has a fault only while it holds a command", ~fault.valid | (holds != 0))
     content = Cat(fault.cause, fault.index, fault.address)

@@ -68,7 +68,7 @@ def _frames(h: Harness) -> None:
     rested = Signal()
     m.d.sync += rested.eq(dut.quiet & dut.halt)
     h.prove("quiet: no request is offered or without its answer, or may be offered", ~dut.quiet | (flying == 0))
-    h.prove("nothing is offered while quiet and halted", ~dut.quiet | ~dut.halt | ~request.valid)
+    h.prove("nothing is offered while quiet", ~dut.quiet | ~request.valid)
     h.prove("quiet stays while halted", ~rested | dut.quiet)
     h.cover("quiet with a page that waits", dut.quiet & (held != asked))
     h.cover("the page is used behind another one, after all were forgotten", its & (given.fault == 0) & (flying != 0))

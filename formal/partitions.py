@@ -143,10 +143,6 @@ def _kept(made: list[Any], unit: Any) -> Any:
     return make
 
 
-_WAY = TILE_READ_LATENCY + SystolicArray(_CONFIG).latency + Accumulate.write_delay
-"""Cycles from the name of a row to the write of its accumulators."""
-
-
 def _matmul_names(h: Harness) -> None:
     """`MatmulEngine` up to the array: the rows that it reads, and those that it will accumulate."""
     with (
@@ -191,17 +187,18 @@ def _matmul_accumulates(h: Harness) -> None:
     ):
         dut = h.unit(MatmulEngine(_CONFIG))
     port = dut.acc
+    (array,), (ring,) = arrays, rings
+    way = TILE_READ_LATENCY + array.latency + Accumulate.write_delay
     # Rows as they were named in the cycles before, the last one first.
-    named = [Signal(data.StructLayout({"valid": 1, "row": row_layout(_CONFIG)}), name=f"named{i}") for i in range(_WAY)]
+    named = [Signal(data.StructLayout({"valid": 1, "row": row_layout(_CONFIG)}), name=f"named{i}") for i in range(way)]
     h.m.d.sync += [named[0].eq(Cat(issue, row)), *(to.eq(of) for to, of in itertools.pairwise(reversed(named)))]
-    reads, writes = named[_WAY - Accumulate.write_delay + Accumulate.read_delay - 1], named[-1]
+    reads, writes = named[way - Accumulate.write_delay + Accumulate.read_delay - 1], named[-1]
     h.prove(
         "a row is read so many cycles after it is named, if it adds", port.read_en == reads.valid & ~reads.row.replace
     )
     h.prove("and it is that row", ~port.read_en | (port.read_addr == reads.row.acc))
     h.prove("a row is written so many cycles after it is named", port.write_en == writes.valid)
     h.prove("it is that row", ~port.write_en | (port.write_addr == writes.row.acc))
-    (array,), (ring,) = arrays, rings
     (write,), (read,) = ring.write_ports, ring.read_ports
     inside = sum(array.rows[1:-1])  # came more than a cycle ago, and do not leave yet
     h.prove("inside: the ring has what is in the array", (write.addr - read.addr)[: len(read.addr)] == inside)
@@ -313,7 +310,7 @@ PROOFS = [
                 "array.accumulate", "self.port.write_addr.eq(rows[-1].acc)", "self.port.write_addr.eq(rows[-2].acc)"
             ),
         },
-        induction=_WAY + 1,
+        induction=18,  # a cycle more than the way of a row
         search=45,
     ),
     Proof(
