@@ -1,6 +1,6 @@
 """Conversions between binary32, integers, and the packed element formats."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -131,14 +131,26 @@ class ElementToFp32(wiring.Component):
                 m.d.comb += [plain.eq(1), word.eq(Cat(Const(0, 16), self.i[:16]))]
             with m.Default():
                 m.d.comb += plain.eq(1)
+        # The first step of normalisation looks at the integer, beside the carry chain of its magnitude: the upper half
+        # of -x is zero if that of x is all ones and its lower half is not zero.
         magnitude = Signal(32)
-        m.d.comb += magnitude.eq(abs(integer))
-        s = pipe.step(word=Mux(plain, word, magnitude), sign=integer < 0, plain=plain)
-        shifted, count = normalise(m, s.word, (16, 8, 4, 2, 1), "lead")
+        negative, short = Signal(), Signal()
+        m.d.comb += [
+            magnitude.eq(abs(integer)),
+            negative.eq(integer < 0),
+            short.eq(Mux(negative, integer[16:].all() & integer[:16].any(), ~integer[16:].any())),
+        ]
+        coarse = Mux(short, magnitude << 16, magnitude)[:32]
+        s = pipe.step(word=Mux(plain, word, coarse), short=short, sign=negative, plain=plain)
+        shifted, count = normalise(m, s.word, (8, 4, 2, 1), "lead")
         s = pipe.step(
-            word=Mux(s.plain, s.word, shifted), exponent=(127 + 31 - count).as_signed(), sign=s.sign, plain=s.plain
+            word=Mux(s.plain, s.word, shifted),
+            exponent=127 + 31 - Cat(count[:4], s.short),
+            sign=s.sign,
+            plain=s.plain,
         )
-        packed = pack_rounded(m, s.sign, s.exponent, s.word[8:], s.word[7], s.word[:7].any())
+        never = Const(0)  # an integer's exponent is neither too small nor too large
+        packed = pack_rounded(m, s.sign, s.exponent, s.word[8:], s.word[7], s.word[:7].any(), small=never, large=never)
         s = pipe.step(result=Mux(s.plain, s.word, Mux(s.word[31], packed, 0))[:32])
         assert pipe.depth == self.latency
         m.d.comb += [self.o_valid.eq(pipe.valid), self.o.eq(s.result)]
@@ -194,44 +206,54 @@ class Fp32ToElement(wiring.Component):
             word=s.word, whole=whole, half=half, sticky=sticky, huge=s.huge, sign=s.sign, nan=s.nan, format=s.format
         )
 
-        rounded = Signal(34)
-        m.d.comb += rounded.eq(s.whole + (s.half & (s.sticky | s.whole[0])))
+        # One carry chain: the number of a negative magnitude m + up, with up 0 or 1, is ~m + (1 - up).
+        up, rounded = Signal(), Signal(32)
+        m.d.comb += [
+            up.eq(s.half & (s.sticky | s.whole[0])),
+            rounded.eq((s.whole[:32] ^ s.sign.replicate(32)) + (up ^ s.sign)),
+        ]
         result = Signal(32)
         word = Unpacked(s.word)
         with m.Switch(s.format):
             with m.Case(Format.F32):
                 m.d.comb += result.eq(s.word)
             with m.Case(Format.BF16):
-                up = Signal(17)
-                m.d.comb += up.eq(s.word[16:] + (s.word[15] & (s.word[:15].any() | s.word[16])))
+                short = Signal(17)
+                m.d.comb += short.eq(s.word[16:] + (s.word[15] & (s.word[:15].any() | s.word[16])))
                 with m.If(word.nan):
                     m.d.comb += result.eq(CANONICAL_NAN >> 16)
                 with m.Elif(word.zero):
                     m.d.comb += result.eq(Cat(Const(0, 15), word.sign))
                 with m.Else():
-                    m.d.comb += result.eq(up[:16])
+                    m.d.comb += result.eq(short[:16])
             with m.Case(Format.U8):
                 with m.If(s.nan | s.sign):
                     m.d.comb += result.eq(0)
-                with m.Elif(s.huge | (rounded > 255)):
+                with m.Elif(s.huge | self._at_least(s.whole, up, 8)):
                     m.d.comb += result.eq(255)
                 with m.Else():
                     m.d.comb += result.eq(rounded[:8])
             with m.Case(Format.I8):
-                self._signed(m, result, s, rounded, 8)
+                self._signed(m, result, s, up, rounded, 8)
             with m.Default():
-                self._signed(m, result, s, rounded, 32)
+                self._signed(m, result, s, up, rounded, 32)
         s = pipe.step(result=result)
         assert pipe.depth == self.latency
         m.d.comb += [self.o_valid.eq(pipe.valid), self.o.eq(s.result)]
         return m
 
     @staticmethod
-    def _signed(m, result, s, rounded, width: int):
+    def _at_least(whole: Value, up: Value, bits: int) -> Value:
+        """Whether ``whole + up`` is ``2**bits`` or more; the sum is not waited for."""
+        return whole[bits:].any() | (whole[:bits].all() & up)
+
+    @classmethod
+    def _signed(cls, m, result, s, up, rounded, width: int):
         limit = 1 << (width - 1)
         with m.If(s.nan):
             m.d.comb += result.eq(0)
-        with m.Elif(s.huge | (rounded > limit - 1 + s.sign)):
+        # -limit could be represented, and is what a negative number saturates to.
+        with m.Elif(s.huge | cls._at_least(s.whole, up, width - 1)):
             m.d.comb += result.eq(Mux(s.sign, Const(limit, unsigned(32)), Const(limit - 1, unsigned(32))))
         with m.Else():
-            m.d.comb += result[:width].eq(Mux(s.sign, -rounded, rounded)[:width])
+            m.d.comb += result[:width].eq(rounded[:width])
