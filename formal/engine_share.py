@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 from amaranth.hdl import Array, Cat, Mux, Signal, Value
@@ -18,7 +19,7 @@ from .harness import Harness
 from .planted import Bug
 from .streams import stable
 
-__all__ = ["MOST", "PROOFS", "shared_config"]
+__all__ = ["MOST", "PROOFS", "shared_config", "small_commands"]
 
 _BITS = 2
 """Of a command: it is passed on, whatever it is."""
@@ -32,6 +33,12 @@ def shared_config(contexts: int) -> NpuConfig:
     return replace(CONFIG, contexts=contexts, vmem_rows=16 * contexts, acc_rows=4 * contexts, tiles=4 * contexts)
 
 
+def small_commands() -> Any:
+    """While this is entered, engines are made for commands of `_BITS` bits."""
+    layout = StructLayout({"all": _BITS})
+    return patch.dict(EngineSignature.__init__.__globals__, {"command_layout": lambda *opcodes: layout})
+
+
 def _before(h: Harness, value: Value, init: int = 0) -> Signal:
     """``value`` in the cycle before."""
     value = Value.cast(value)
@@ -42,9 +49,7 @@ def _before(h: Harness, value: Value, init: int = 0) -> Signal:
 
 def _share(h: Harness, contexts: int) -> tuple[EngineShare, Signal]:
     """The unit, what is assumed of engine and sequencers, and how many commands the engine holds."""
-    with patch.dict(
-        EngineSignature.__init__.__globals__, {"command_layout": lambda *opcodes: StructLayout({"all": _BITS})}
-    ):
+    with small_commands():
         dut = h.unit(EngineShare(shared_config(contexts), Opcode.LOAD))
     engine, holds = dut.engine, Signal(range(MOST + 2))
     taken = engine.cmd.valid & engine.cmd.ready
