@@ -175,8 +175,7 @@ def _bus(h: Harness) -> None:
         with m.If(took):
             m.d.sync += [named.eq(Cat(context.ar.payload.addr, context.ar.payload.len)), last.eq(FETCH_ID)]
     for n, context in enumerate(c.contexts):
-        stays = stable(h, context.ar.valid, context.ar.ready, context.ar.payload)
-        h.assume(f"the fetch of context {n} offers until taken", stays)
+        h.assume(f"the fetch of context {n} offers until taken", stable(h, context.ar.valid, context.ar.ready))
     went = _before(h, Cat(*goes.values(), *fetches))
     asks, share = [context.ar.valid & ~context.ar.ready for context in c.contexts], c.fetches
     waiting = _before(h, Cat(asks))

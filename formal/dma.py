@@ -202,6 +202,7 @@ PROOFS = [
         {
             "withdrawn at an error": Bug("bus.load", "(waiting | (bursts.w_rdy &", "((bursts.w_rdy &"),
             "more than outstanding": Bug("bus.load", "(waiting | (bursts.w_rdy & ~error", "(waiting | (~error"),
+            "an offer begins while held": Bug("bus.load", " & ~self.mmu.hold", ""),
             "goes on though halted": Bug("bus.load", "~error & ~engine.halt &", "~error &"),
             "fault told with a burst in flight": Bug(
                 "bus.load", "quiet.eq(~waiting & ~bursts.r_rdy & ~write_valid)", "quiet.eq(~waiting & ~write_valid)"
@@ -214,6 +215,7 @@ PROOFS = [
         "StoreEngine",
         _store,
         {
+            "an offer begins while held": Bug("bus.store", "& ~self.mmu.hold", ""),
             "goes on though halted": Bug("bus.store", "& ~engine.halt", ""),
             "a beat is lost while W stalls": Bug(
                 "bus.store", "beats.r_rdy & queue.r_rdy & (~self.w.valid | self.w.ready)", "beats.r_rdy & queue.r_rdy"
