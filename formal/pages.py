@@ -143,6 +143,6 @@ PROOFS = [
         },
         depth=18,
         search=18,
-        seconds=200,
+        seconds=900,
     )
 ]
