@@ -108,6 +108,7 @@ class MatmulEngine(wiring.Component):
             engine.progress.eq(streamer.issue | loader.port.en | accumulate.written),
             loader.swap.eq(streamer.issue & streamer.row.swap),
             streamer.loaded.eq(loader.loaded),
+            streamer.pause.eq(self.acc.pause),
             streamer.bad.eq(loader.bad),
             streamer.bad_index.eq(loader.bad_index),
             engine.fault.valid.eq(streamer.fault),

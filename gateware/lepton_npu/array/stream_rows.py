@@ -56,6 +56,8 @@ class RowStreamer(wiring.Component):
         A row goes in this cycle; ``row.swap`` marks the first of a pass, ``row.last`` the last of a command.
     loaded, bad : In(1), bad_index : In(32)
         Of the loader.
+    pause : In(1)
+        No row goes in this cycle.
     fault, fault_load : Out(1), fault_index : Out(32), fault_address : Out(34)
         The next row to be issued, or (``fault_load``) the tile it needs, is out of range; stays until reset.
     """
@@ -71,6 +73,7 @@ class RowStreamer(wiring.Component):
                 "issue": Out(1),
                 "row": Out(row_layout(config)),
                 "loaded": In(1),
+                "pause": In(1),
                 "bad": In(1),
                 "bad_index": In(INDEX_BITS),
                 "fault": Out(1),
@@ -174,7 +177,7 @@ class RowStreamer(wiring.Component):
             may_go.eq(head_valid & (~head.row.swap | self.loaded)),
             waits.eq(head_valid & head.row.swap & ~self.loaded),
             self.row.eq(head.row),
-            self.issue.eq(may_go & head.good & ~hazard),
+            self.issue.eq(may_go & head.good & ~hazard & ~self.pause),
             # Loader and streamer go through the same passes, so the tile that is missing is the one the loader is at.
             self.fault_load.eq(waits & self.bad),
             self.fault.eq(self.fault_load | (may_go & ~head.good)),

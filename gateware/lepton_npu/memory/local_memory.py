@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
@@ -12,7 +12,7 @@ from lepton_npu.spec.config import NpuConfig
 from .block_ram import block_ram, read_block_ram
 from .ports import LOCAL_ADDR_BITS, LOCAL_READ_LATENCY, AccPort, LocalPriorityWritePort, LocalReadPort, LocalWritePort
 
-__all__ = ["READERS", "LocalMemory"]
+__all__ = ["PATIENCE", "READERS", "LocalMemory"]
 
 READERS = ("store", "vector_c", "vector_b", "vector_a", "quant")
 """The read ports, the first one with the highest priority. Each of them sooner or later stops asking: a reader that
@@ -20,15 +20,22 @@ waits has data of its own in flight, or a slower consumer behind it. The quantis
 bank all the time (a matrix whose rows are a multiple of the banks apart), and the vector unit's operands move on."""
 
 
+PATIENCE = 64
+"""Cycles for which LOAD or STORE wait for a bank or half before the engine that has it is asked to leave out a cycle.
+They have begun a burst, and the bus, which everybody shares, waits with them."""
+
+
 class LocalMemory(wiring.Component):
     """Vector memory (row r in bank ``r mod vmem_banks``) and accumulators (row r in half ``r div (acc_rows / 2)``).
 
     Each bank and each half takes one read and one write a cycle. A read request is accepted when no port before it in
     `READERS` asks for the same bank or half in that cycle, and, for a half, the matrix engine does not read it either.
-    Of the two writers the vector unit goes first. Reads have exactly `LOCAL_READ_LATENCY` cycles (memory, its output
-    register, the choice of the bank), the matrix engine's `ACC_READ_LATENCY` (memory, the choice of the half). What a
-    read gives for a row that is written in its own cycle is not defined. Contents are zero at power-on and kept
-    through a reset.
+    Of the two writers the vector unit goes first. A STORE that waits for the matrix engine, or a LOAD for the vector
+    unit, gets a cycle after `PATIENCE` and the way through that engine, whatever it runs.
+
+    Reads have exactly `LOCAL_READ_LATENCY` cycles (memory, its output register, the choice of the bank), the matrix
+    engine's `ACC_READ_LATENCY` (memory, the choice of the half). What a read gives for a row that is written in its own
+    cycle is not defined. Contents are zero at power-on and kept through a reset.
 
     Parameters
     ----------
@@ -87,6 +94,15 @@ class LocalMemory(wiring.Component):
                 port.req.ready.eq(granted[name].any()),
             ]
             taken = after
+
+        # Who waits is counted a cycle late, off the way of the grants.
+        for name, port, waits in (
+            ("store", self.acc, self.store.req.valid & ~self.store.req.ready),
+            ("load", self.vector_write, self.load.req.valid & ~self.load.req.ready),
+        ):
+            late, count = Signal(name=f"{name}_waits"), Signal(range(PATIENCE), name=f"{name}_patience")
+            m.d.comb += port.pause.eq(count == PATIENCE - 1)
+            m.d.sync += [late.eq(waits), count.eq(Mux(late, count + 1, 0))]
 
         outputs, enables = [], []
         load, vector = self.load.req, self.vector_write

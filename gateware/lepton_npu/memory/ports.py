@@ -58,10 +58,16 @@ class LocalWritePort(wiring.Signature):
 
 
 class LocalPriorityWritePort(wiring.Signature):
-    """A write of a whole row of the vector memory every cycle, never held back, seen by requests of later cycles."""
+    """A write of a whole row of the vector memory every cycle, never held back, seen by requests of later cycles.
+
+    ``pause``: a LOAD has waited long for this port's bank. The engine begins nothing in this cycle, so that a cycle
+    without a write comes.
+    """
 
     def __init__(self, config: NpuConfig):
-        super().__init__({"en": Out(1), "addr": Out(config.vmem_addr_bits), "data": Out(config.row_bits)})
+        super().__init__(
+            {"en": Out(1), "addr": Out(config.vmem_addr_bits), "data": Out(config.row_bits), "pause": In(1)}
+        )
 
 
 class AccPort(wiring.Signature):
@@ -70,6 +76,9 @@ class AccPort(wiring.Signature):
     ``read_data`` comes `ACC_READ_LATENCY` cycles after ``read_en``, and is zero in a cycle for which there was no read:
     a row that replaces its accumulators is added to that. A write is seen by reads of later cycles.
     Addresses count accumulator rows (bit 15 taken off).
+
+    ``pause``: a STORE has waited long for this port's half. The engine begins no row in this cycle, so that a cycle
+    without a read comes.
     """
 
     def __init__(self, config: NpuConfig):
@@ -81,5 +90,6 @@ class AccPort(wiring.Signature):
                 "write_en": Out(1),
                 "write_addr": Out(config.acc_addr_bits),
                 "write_data": Out(config.row_bits),
+                "pause": In(1),
             }
         )

@@ -117,7 +117,13 @@ class VectorEngine(wiring.Component):
         target_good = Signal()
         m.d.comb += [
             target_good.eq(in_vmem(config, self.bounds, target.address)),
-            go.eq(active & ~stopped & target_good & Cat(operands[n].valid | ~needed[n] for n in operands).all()),
+            go.eq(
+                active
+                & ~stopped
+                & ~self.write.pause
+                & target_good
+                & Cat(operands[n].valid | ~needed[n] for n in operands).all()
+            ),
             last_group.eq(group == groups - 1),
             last0.eq(left0 == 1),
             last1.eq(left1 == 1),

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from lepton_npu.memory.local_memory import PATIENCE
 from lepton_npu.spec.commands import COMMANDS, FaultCause, Opcode
+from lepton_npu.spec.config import ACC_SPACE
 from lepton_npu.spec.registers import REGISTERS
 from lepton_sim.core import core_library
 from lepton_sim.harness import Harness, HarnessError
@@ -219,3 +221,45 @@ def test_kill_while_another_runs(bench, seed):
                 assert driver.read("IRQ_STATUS") == IRQ_DONE
                 assert driver.fault is None
             job.check(harness.memory[: job.memory.size])
+
+
+ENDLESS = {
+    "vector": (Opcode.VECTOR, {"op": 0, "a": 1, "b": 1, "c": 1, "dst": 0, "count0": 0xFFFF, "count1": 0xFFFF}),
+    "matmul": (
+        Opcode.MATMUL,
+        {"accumulate": 1, "acc": ACC_SPACE, "rows": 0xFFFF, "k_tiles": 0xFFFF, "n_tiles": 0xFFFF, "count0": 64,
+         "count1": 0xFFFF, "acc_stride0": 1},
+    ),
+}  # fmt: skip
+"""Commands that write bank 0, and read half 0 of the accumulators, in every cycle and for ever."""
+
+
+@pytest.mark.parametrize("engine", ENDLESS)
+def test_an_endless_command_does_not_stop_the_bus(bench, engine):
+    """LOADs to the bank, and STOREs of the half, of another context end in time; so does its reset, and the other's."""
+    rows = 32
+    bench.give(0, ENDLESS[engine])
+    bench.harness.run(1000)
+    driver, base = bench.drivers[1], bench.base(1)
+    bench.words(1, DATA, 4 * rows)[:] = np.arange(4 * rows)
+    if engine == "vector":
+        work = [load(base + DATA, 0, rows=rows, local_stride=4)]
+    else:
+        work = [store(base + RESULT, ACC_SPACE, rows=rows)]
+    for _ in range(2):
+        driver.start(base, 6)
+        bench.give(1, *work, IRQ)
+        before = bench.drivers[0].counters()[f"{engine.upper()}_ROWS"]
+        start = bench.harness.cycle
+        assert bench.until(1, cycles=rows * (PATIENCE + 64) + 1000) == IRQ_DONE
+        ran = bench.drivers[0].counters()[f"{engine.upper()}_ROWS"] - before
+        assert ran > 0.9 * (bench.harness.cycle - start), "the other context has lost little"
+        driver.soft_reset()
+        bench.give(1, *work, IRQ)
+        bench.harness.run(300)
+        start = bench.harness.cycle
+        driver.soft_reset()  # with a burst begun
+        assert bench.harness.cycle - start < rows * (PATIENCE + 64)
+    start = bench.harness.cycle
+    bench.drivers[0].soft_reset()
+    assert bench.harness.cycle - start < 200
