@@ -63,9 +63,9 @@ class DmaBursts(wiring.Component):
         access = Access.READ if self._opcode == Opcode.LOAD else Access.WRITE
         m.submodules.pages = pages = PageSequence()
         m.submodules.ahead = frames = FramesAhead(self._config, access)
-        self.frames, self.walk = frames, walk  # for proofs to look at
         layout = command_layout(self._opcode)
         m.submodules.waiting = waiting = SyncFIFO(width=layout.size, depth=WAITING)
+        self.frames, self.walk, self.waiting = frames, walk, waiting  # for proofs to look at
         connect(m, walk.burst, flipped(self.burst))
         connect(m, pages.page, frames.page)
         connect(m, frames.mmu, flipped(self.mmu))

@@ -177,4 +177,6 @@ class LoadEngine(wiring.Component):
             engine.done.eq(done),
             engine.progress.eq(take | issued),
         ]
+        # For proofs to look at.
+        self.held, self.error, self.row_ends_command = held, error, row_ends_command
         return m

@@ -200,4 +200,5 @@ class StoreEngine(wiring.Component):
         ]
         # For proofs to look at.
         self.walk, self.beats, self.answers, self.sent, self.data_layout = walk, beats, answers, sent, data_layout
+        self.commands, self.error, self.answer_layout = commands, error, answer_layout
         return m
