@@ -6,7 +6,7 @@ assumed of these.
 
 That the MMU is asked only while they hold one rests on one more thing: behind the last burst of all commands none of
 their pages is left. `formal.pages` proves it of `DmaBursts`, bounded, for translated commands; others name no page. For
-all time it would take an invariant that ties the walk to the page sequence, which may be any number of rows ahead of it.
+all time it would take an invariant that ties the walk to the page sequence, which may be any number of rows ahead.
 """
 
 from functools import partial
