@@ -6,10 +6,12 @@
 // of the port. The memory's timing rules are in docs/verification.md;
 // verif/lepton_verif/tb/axi_memory.py has the same ones for cocotb, and a test holds the two together.
 //
-// One instance has no shared state: several may run in threads of one process.
+// One instance has no shared state: several may run in threads of one process. LEPTON_PLUSARG in the environment is an
+// argument of the simulation, for cores that ask for one ($value$plusargs): tests/gateware/top/planted.py.
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -110,8 +112,9 @@ struct Harness {
     uint32_t r_response = kOkay;
 
     explicit Harness(size_t size, uint64_t base_) : memory(size), base(base_) {
-        const char* arguments[] = {"lepton", "+verilator+rand+reset+2"};
-        context->commandArgs(2, arguments);
+        const char* plusarg = std::getenv("LEPTON_PLUSARG");
+        const char* arguments[] = {"lepton", "+verilator+rand+reset+2", plusarg};
+        context->commandArgs(plusarg ? 3 : 2, arguments);
         top.reset(new Vtop{context.get(), "top"});
     }
 

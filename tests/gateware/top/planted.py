@@ -1,34 +1,52 @@
-"""Bugs to plant in the core: each replaces one unit by a version of it that is wrong in one way."""
+"""Bugs to plant in the core: one build has all of them, and an argument of the simulation says which one is active.
 
-from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib.wiring import In, connect, flipped
-from lepton_npu.array.accumulate import Accumulate
-from lepton_npu.array.quantise_random import RowStates
-from lepton_npu.array.systolic import SystolicArray
+So the same build is right without one, and each costs no more than its simulation.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+from amaranth.hdl import Instance, Module, Signal, Value
+from amaranth.lib.wiring import connect, flipped
 from lepton_npu.array.tile_memory import TileMemory
 from lepton_npu.bus.master import AxiMaster
-from lepton_npu.control.addresses import AddressRegisters
-from lepton_npu.control.fetch import RecordFetch
-from lepton_npu.control.semaphores import SemaphoreFile
-from lepton_npu.spec.commands import Engine
-from lepton_npu.spec.config import PRESETS
+from lepton_npu.spec.config import PRESETS, NpuConfig
+from lepton_npu.top import LeptonNpu
+from lepton_npu.verilog import generate
+from lepton_sim.cache import kept_text
+from lepton_sim.harness.build import build_harness
 
-__all__ = ["BUGS"]
+from formal.planted import Bug, planted
 
-_CUT = 10
+__all__ = ["BUGS", "BUS_BUGS", "CONFIG", "PROGRAM_BUGS", "Planted", "active", "core_with_bugs"]
+
+chosen = Signal(8, name="chosen_bug")
+"""Number of the active bug, by its place in the core's bugs; 0: none."""
+
+CONFIG = replace(PRESETS["tiny"], outstanding=2)
+"""Of the core with `BUGS`; few bursts in flight, so that one that goes out behind an error is seen."""
+
+_CHOICE = """
+module planted(number);
+  output reg [7:0] number;
+  initial if (!$value$plusargs("planted=%d", number)) number = 0;
+endmodule
+"""
 
 
-class DroppedCarry(SystolicArray):
-    """Column sums lose the carry into bit 10."""
+class Planted:
+    """What replaces a unit, and is like it while ``bug`` is 0."""
 
-    @staticmethod
-    def _sum(above, product):
-        low = above[:_CUT] + product[:_CUT]
-        high = above[_CUT:].as_signed() + product[_CUT:].as_signed()
-        return Cat(low[:_CUT], high).as_signed()
+    bug: Value
+    """Whether it is active; `core_with_bugs` sets it."""
 
 
-class SwappedTile(TileMemory):
+class SwappedTile(Planted, TileMemory):
     """A transposed stationary tile is its neighbour."""
 
     def elaborate(self, platform):
@@ -39,7 +57,7 @@ class SwappedTile(TileMemory):
         port = self.stationary
         m.d.comb += [
             inner.stationary.en.eq(port.en),
-            inner.stationary.row.eq(port.row ^ (port.transpose << self.config.side_bits)),
+            inner.stationary.row.eq(port.row ^ ((port.transpose & self.bug) << self.config.side_bits)),
             inner.stationary.transpose.eq(port.transpose),
             port.data.eq(inner.stationary.data),
             port.exponent.eq(inner.stationary.exponent),
@@ -47,7 +65,7 @@ class SwappedTile(TileMemory):
         return m
 
 
-class LostBeat(AxiMaster):
+class LostBeat(Planted, AxiMaster):
     """One write beat in 64 never reaches the bus."""
 
     def elaborate(self, platform):
@@ -58,7 +76,7 @@ class LostBeat(AxiMaster):
                 connect(m, flipped(getattr(self, name)), getattr(inner, name))
         count, lost = Signal(6), Signal()
         m.d.comb += [
-            lost.eq(count == 63),
+            lost.eq((count == 63) & self.bug),
             inner.w.payload.eq(self.w.payload),
             inner.w.valid.eq(self.w.valid & ~lost),
             self.w.ready.eq(inner.w.ready | lost),
@@ -68,85 +86,109 @@ class LostBeat(AxiMaster):
         return m
 
 
-class NoHazard(Accumulate):
-    """Rows do not wait for the sum that they add to."""
+Bugs = Mapping[str, Bug | tuple[str, type[Planted]]]
+"""By name: a change of text, in which BUG is whether it is active, or the place of a unit and what replaces it."""
 
-    turnaround = 1
-
-
-class Impatient(SemaphoreFile):
-    """The MATMUL engine does not wait for semaphores, but takes them."""
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = SemaphoreFile()
-        for name in ("requests", "masks", "posts", "takes"):
-            m.d.comb += getattr(inner, name).eq(getattr(self, name))
-        for name in ("overflow", "overflow_engine"):
-            m.d.comb += getattr(self, name).eq(getattr(inner, name))
-        m.d.comb += self.grants.eq(inner.grants | (self.requests & (1 << Engine.MATMUL)))
-        return m
-
-
-class ShortLoop(RecordFetch):
-    """A body that should run more than once runs once less."""
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = RecordFetch(self._config)
-        for name, member in self.signature.members.items():
-            outer, inside = getattr(self, name), getattr(inner, name)
-            if name == "jump":
-                continue
-            if not member.is_port:
-                connect(m, flipped(outer), inside)
-            elif member.flow == In:
-                m.d.comb += inside.eq(outer)
-            else:
-                m.d.comb += outer.eq(inside)
-        count = self.jump.payload.count
-        m.d.comb += [
-            inner.jump.valid.eq(self.jump.valid),
-            self.jump.ready.eq(inner.jump.ready),
-            inner.jump.payload.eq(self.jump.payload),
-            inner.jump.payload.count.eq(count - (count > 1)),
-        ]
-        return m
-
-
-class OnlySet(AddressRegisters):
-    """An address register is set where it should be added to."""
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = AddressRegisters()
-        for name in ("number", "offset", "write"):
-            m.d.comb += getattr(inner, name).eq(getattr(self, name))
-        m.d.comb += self.sum.eq(inner.sum)
-        return m
-
-
-class RestlessPlanes(RowStates):
-    """Every plane of a tile is rounded with numbers of its own."""
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = RowStates(PRESETS["tiny"])
-        for name in ("owner", "forget", "seed", "load", "step", "first"):
-            m.d.comb += getattr(inner, name).eq(getattr(self, name))
-        m.d.comb += self.state.eq(inner.state)
-        return m
-
-
-BUGS = {
-    "dropped carry": ("lepton_npu.array.matmul.SystolicArray", DroppedCarry),
+PROGRAM_BUGS: Bugs = {
+    # Column sums lose the carry into bit 10.
+    "dropped carry": Bug(
+        "array.systolic",
+        "return above + product",
+        "return above + product - (((above[:10] + product[:10])[10] & BUG) << 10)",
+    ),
     "swapped tile": ("lepton_npu.core.TileMemory", SwappedTile),
     "lost W beat": ("lepton_npu.core.AxiMaster", LostBeat),
-    "exponent off by one": ("lepton_npu.array.matmul._BIAS", 2 * 127 + 2 * 6 + 1),
-    "no accumulator hazard": ("lepton_npu.array.matmul.Accumulate", NoHazard),
-    "one round too few": ("lepton_npu.control.sequencer.RecordFetch", ShortLoop),
-    "register not added to": ("lepton_npu.control.sequencer.AddressRegisters", OnlySet),
-    "planes rounded apart": ("lepton_npu.array.quantiser.RowStates", RestlessPlanes),
-    "semaphore not waited for": ("lepton_npu.control.sequencer.SemaphoreFile", Impatient),
+    "exponent off by one": Bug("array.matmul", " - _BIAS)", " - _BIAS - BUG)"),
+    # Rows do not wait for the sum that they add to.
+    "no accumulator hazard": Bug(
+        "array.stream_rows", "meets.any() if self._turnaround > 1 else 0", "meets.any() & ~BUG"
+    ),
+    # A body that should run more than once runs once less.
+    "one round too few": Bug(
+        "control.sequencer",
+        "jump.payload.count.eq(decode.count)",
+        "jump.payload.count.eq(decode.count - (BUG & (decode.count > 1)))",
+    ),
+    # An address register is set where it should be added to.
+    "register not added to": Bug("control.addresses", "Mux(self.add, late_sum", "Mux(self.add & ~BUG, late_sum"),
+    # Every plane of a tile is rounded with numbers of its own.
+    "planes rounded apart": Bug("array.quantise_random", "m.Elif(self.again)", "m.Elif(self.again & ~BUG)"),
+    # The MATMUL engine does not wait for semaphores, but takes them.
+    "semaphore not waited for": Bug(
+        "control.semaphores",
+        "there[engine] & ~Cat(before).any()",
+        "(there[engine] & ~Cat(before).any()) | (self.requests[engine] & (engine == Engine.MATMUL) & BUG)",
+    ),
 }
-"""What is replaced by what."""
+"""What random programs find."""
+
+BUS_BUGS: Bugs = {
+    "DECERR of a LOAD is no error": Bug(
+        "bus.load", "m.If(take & beat.resp[1] & ~error)", "m.If(take & beat.resp[1] & ~(beat.resp[0] & BUG) & ~error)"
+    ),
+    "an error in a LOAD's last beat is lost": Bug("bus.load", "error.eq(1),", "error.eq(~(beat.last & BUG)),"),
+    "DECERR of a STORE is no error": Bug(
+        "bus.store",
+        "m.If(answered & self.b.payload[1] & ~error)",
+        "m.If(answered & self.b.payload[1] & ~(self.b.payload[0] & BUG) & ~error)",
+    ),
+    "a burst goes out behind the error of a STORE": Bug("bus.store", "& ~error\n", "& ~(error & ~BUG)\n"),
+    "an error in a record's last beat is lost": Bug(
+        "control.fetch",
+        "entry.error.eq(failed | self.r.payload.resp[1] | refused)",
+        "entry.error.eq(failed | (self.r.payload.resp[1] & ~BUG) | refused)",
+    ),
+    "a reset waits for the command": Bug("array.matmul", " | ~streamer.fault)", " | (~streamer.fault & ~BUG))"),
+    "a reset does not wait for the bus": Bug(
+        "control.context", "soft_reset.quiet.eq(quiet)", "soft_reset.quiet.eq(quiet | BUG)"
+    ),
+}
+"""What sweeps over errors and resets find."""
+
+BUGS: Bugs = {**PROGRAM_BUGS, **BUS_BUGS}
+"""Those of the core of `CONFIG`."""
+
+
+class _Core(LeptonNpu):
+    """The core, with a module beside it that gives `chosen` its value."""
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        m.submodules.choice = Instance("planted", o_number=chosen)
+        return m
+
+
+def core_with_bugs(config: NpuConfig, bugs: Bugs) -> Path:
+    """The harness of a core that has all ``bugs``, of which `active` chooses one.
+
+    Raises
+    ------
+    ValueError
+        If the text that a bug changes is not there once.
+    """
+    texts, units = [], {}
+    for number, bug in enumerate(bugs.values(), 1):
+        if isinstance(bug, Bug):
+            texts.append(replace(bug, new=bug.new.replace("BUG", f"(chosen == {number})")))
+        else:
+            place, unit = bug
+            units[place] = type(unit.__name__, (unit,), {"bug": chosen == number})
+    sources = {inspect.getfile(bug[1]) for bug in bugs.values() if not isinstance(bug, Bug)}
+
+    def verilog() -> str:
+        with ExitStack() as stack:
+            stack.enter_context(planted(*texts, names={"chosen": chosen}))
+            for place, unit in units.items():
+                stack.enter_context(mock.patch(place, unit))
+            return generate(_Core(config), "lepton_npu")[0] + _CHOICE
+
+    key = (config, *bugs.items(), Path(__file__).read_text(), *(Path(source).read_text() for source in sorted(sources)))
+    return build_harness(kept_text("planted", key, verilog), config, quick=True)
+
+
+@contextmanager
+def active(bugs: Bugs, name: str | None) -> Iterator[None]:
+    """Cores of ``bugs`` that are made meanwhile have the bug ``name``, or None of them."""
+    number = 0 if name is None else 1 + list(bugs).index(name)
+    with mock.patch.dict(os.environ, LEPTON_PLUSARG=f"+planted={number}"):
+        yield

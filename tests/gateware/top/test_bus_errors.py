@@ -148,7 +148,7 @@ def sweep_bursts(bench: BusBench, seed: int, *, store: bool, longest: int = LONG
                     bench.expect_fault(cause, engine, 1, target + 2048 * row, what)
                     memory = bench.harness.memory.copy()
                     if store:  # bursts up to the last that may have been in flight are written
-                        begun = min(ROWS, row + CONFIG.outstanding)
+                        begun = min(ROWS, row + bench.config.outstanding)
                         for number in range(begun):
                             memory[bench.at(TARGET + 2048 * number, BEAT * beats)] = bench.image[
                                 bench.at(TARGET + 2048 * number, BEAT * beats)

@@ -4,19 +4,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import connect, flipped
 from lepton_npu.control.contexts import context_bits
 from lepton_npu.control.engine_share import EngineShare
 from lepton_npu.control.fetch_share import FetchShare
-from lepton_npu.control.partition import Partition
-from lepton_npu.top import LeptonNpu
-from lepton_npu.verilog import generate
-from lepton_sim.harness.build import build_harness
 from lepton_sim.hostile import run_hostile, table
 from lepton_sim.hostile_context import KINDS
 from lepton_sim.side_by_side import CONFIG
 from rich.console import Console
+
+from formal.planted import Bug
+from tests.gateware.top.planted import Planted, active, core_with_bugs
 
 pytestmark = [pytest.mark.verilator, pytest.mark.slow]
 
@@ -39,7 +38,7 @@ def test_hostile_events(part, seed):
     assert len(faults) > 12, faults
 
 
-class LateOwner(EngineShare):
+class LateOwner(Planted, EngineShare):
     """Partition and address space follow the owner of an engine some cycles late."""
 
     def __init__(self, config, *opcodes):
@@ -59,13 +58,13 @@ class LateOwner(EngineShare):
             owner = late
         m.d.comb += [
             inner.weights.eq(self.weights),
-            self.owner.eq(owner),
+            self.owner.eq(Mux(self.bug, owner, inner.owner)),
             self.engine_reset.eq(inner.engine_reset),
         ]
         return m
 
 
-class NewestFirst(FetchShare):
+class NewestFirst(Planted, FetchShare):
     """Records that are read go to the context that has asked last."""
 
     def __init__(self, config):
@@ -83,33 +82,39 @@ class NewestFirst(FetchShare):
             with m.If(self.i_ar[number].valid & self.i_ar[number].ready):
                 m.d.sync += newest.eq(number)
             m.d.comb += [
-                self.o_r[number].valid.eq(self.r.valid & (newest == number)),
+                self.o_r[number].valid.eq(Mux(self.bug, self.r.valid & (newest == number), inner.o_r[number].valid)),
                 self.o_r[number].payload.eq(self.r.payload),
             ]
-        return m
-
-
-class NoBase(Partition):
-    """Every partition of the vector memory begins at row 0."""
-
-    def elaborate(self, platform):
-        m = super().elaborate(platform)
-        m.d.sync += self.bounds.vmem_base.eq(Const(0))
         return m
 
 
 BUGS = {
     "owner known late": ("lepton_npu.core.EngineShare", LateOwner),
     "records to the newest": ("lepton_npu.core.FetchShare", NewestFirst),
-    "partitions at row 0": ("lepton_npu.control.context.Partition", NoBase),
+    # Every partition of the vector memory begins at row 0.
+    "partitions at row 0": Bug(
+        "control.partition",
+        "base.eq(fields.base & ~mask)",
+        'base.eq(fields.base & ~mask & ~(BUG & (name == "vmem")).replicate(width))',
+    ),
 }
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_planted_bug_is_found(bug, seed, monkeypatch):
-    """The same regression fails on a core whose contexts are not kept apart."""
-    monkeypatch.setattr(*BUGS[bug])
-    library = build_harness(generate(LeptonNpu(CONFIG), "lepton_npu")[0], CONFIG, quick=True)
+@pytest.fixture
+def core(monkeypatch):
+    """Hostile contexts meet the core with `BUGS`."""
+    library = core_with_bugs(CONFIG, BUGS)
     monkeypatch.setattr("lepton_sim.hostile.core_library", lambda config: library)
-    with pytest.raises(AssertionError, match=f"seed {seed}, event"):
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bug_is_found(bug, seed, core):
+    """The same regression fails on a core whose contexts are not kept apart."""
+    with active(BUGS, bug), pytest.raises(AssertionError, match=f"seed {seed}, event"):
         run_hostile(500, seed)
+
+
+def test_core_with_bugs_is_right_without_them(seed, core):
+    """What is found is the active bug, and nothing else about that build; each was found by the 31st event."""
+    with active(BUGS, None):
+        run_hostile(100, seed)

@@ -161,16 +161,16 @@ def test_a_reset_does_not_take_as_long_as_a_command(engine, seed):
     resets_in_a_command(engine, seed)
 
 
-def resets_in_a_command(engine: str, seed: int, library: Path | None = None):
+def resets_in_a_command(engine: str, seed: int, library: Path | None = None, config: NpuConfig = CONFIG):
     """A reset in 40 cycles of a command (or of all), and a good job after each."""
     rng = np.random.default_rng(seed)
-    bench = BusBench(CONFIG, 4 * PAGE, BASE, rng, library)
+    bench = BusBench(config, 4 * PAGE, BASE, rng, library)
     harness, driver = bench.harness, bench.driver
     records = list(ENDLESS.values()) if engine == "all" else [ENDLESS[engine]]
     bench.put(RING, *records)
     good = pack(Opcode.NOP), pack(Opcode.IRQ, tag=TAG)
     bench.put(BODY, *good)
-    bound = reset_bound(CONFIG, 3, 1)
+    bound = reset_bound(config, 3, 1)
     for cycle in range(300, 340):
         what = f"reset in cycle {cycle}"
         harness.configure(latency=3, seed=seed)
