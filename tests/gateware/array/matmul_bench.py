@@ -18,8 +18,6 @@ class MatmulBench(wiring.Component):
     Parameters
     ----------
     config : NpuConfig
-    accumulators : iterable of int
-        What the accumulators hold at first; zero where it ends.
 
     Members
     -------
@@ -27,10 +25,10 @@ class MatmulBench(wiring.Component):
         Of the engine.
     """
 
-    def __init__(self, config, accumulators=()):
+    def __init__(self, config):
         self.config = config
         self.matmul = MatmulEngine(config)
-        self.accumulators = Memory(shape=config.row_bits, depth=config.acc_rows, init=accumulators)
+        self.accumulators = Memory(shape=config.row_bits, depth=config.acc_rows, init=())
         super().__init__(
             {
                 "engine": Out(EngineSignature(Opcode.MATMUL)),

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.array.accumulate import Accumulate
 from lepton_npu.array.stream_rows import RowStreamer
 from lepton_npu.spec.commands import COMMANDS, FaultCause, Opcode
@@ -12,6 +11,7 @@ from lepton_npu.spec.config import ACC_SPACE, PRESETS, NpuConfig
 from lepton_verif.model.iss_matmul import prepare_matmul
 from lepton_verif.model.iss_state import CoreState
 
+from tests.gateware import simulation
 from tests.gateware.array.matmul_bench import MatmulBench
 from tests.gateware.partition import KINDS, Partition
 
@@ -71,12 +71,12 @@ def random_command(rng: np.random.Generator) -> dict[str, int]:
 
 async def write_tiles(ctx, bench: MatmulBench, state: CoreState, part: Partition):
     """The tiles of ``state``, to a partition of the engine's tile memory."""
+    write = bench.write
+    pins = simulation.Pins(write.en, write.row, write.data, write.exponent)
     for tile in range(CONFIG.tiles):
         for row in range(CONFIG.side):
-            ctx.set(bench.write.en, 1)
-            ctx.set(bench.write.row, (part.tile_base + tile) * CONFIG.side + row)
-            ctx.set(bench.write.data, [int(v) for v in state.tiles[tile, row]])
-            ctx.set(bench.write.exponent, int(state.exponents[tile]))
+            data = int.from_bytes(state.tiles[tile, row].astype(np.int8).tobytes(), "little")
+            pins.set(ctx, 1, (part.tile_base + tile) * CONFIG.side + row, data, int(state.exponents[tile]))
             await ctx.tick()
     ctx.set(bench.write.en, 0)
 
@@ -96,12 +96,14 @@ def simulate(
     half, first = part.core.acc_rows // 2, part.acc_base // 2
     rows_of = [upper * half + first + row for upper in range(2) for row in range(CONFIG.acc_rows // 2)]
     others = sorted(set(range(part.core.acc_rows)) - set(rows_of))
-    bench = MatmulBench(part.core, [_junk(row) if row in others else 0 for row in range(part.core.acc_rows)])
+    bench = simulation.kept(MatmulBench, part.core)
     active = rows = 0
 
     async def process(ctx):
         nonlocal active, rows
         ctx.set(bench.bounds, part.bounds)
+        for row in others:
+            ctx.set(bench.accumulators.data[row], _junk(row))
         await write_tiles(ctx, bench, state, part)
         done, waiting = 0, list(zip(commands, gaps))
         gap = waiting[0][1]
@@ -139,10 +141,7 @@ def simulate(
             found[row] = np.frombuffer(int(value).to_bytes(CONFIG.row_bytes, "little"), "<u4")
 
     found = np.zeros((CONFIG.acc_rows, CONFIG.side), np.uint32)
-    simulator = Simulator(bench)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulation.simulate(bench, process)
     return found, active, rows
 
 
@@ -219,7 +218,7 @@ def test_out_of_range(seed, fields, address, kind):
     behind = {"acc": ACC_SPACE, "rows": 1, "k_tiles": 1, "n_tiles": 1, "count0": 1, "count1": 1, "index": 78}
     command = {**behind, "index": 77, **fields}
     part = Partition.draw(kind, CONFIG, random.Random(f"{seed} {fields}"))
-    bench = MatmulBench(part.core)
+    bench = simulation.kept(MatmulBench, part.core)
 
     async def process(ctx):
         ctx.set(bench.bounds, part.bounds)
@@ -235,10 +234,7 @@ def test_out_of_range(seed, fields, address, kind):
         assert ctx.get(bench.engine.fault.index) == 77
         assert ctx.get(bench.engine.fault.address) == address & (1 << 64) - 1
 
-    simulator = Simulator(bench)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulation.simulate(bench, process)
 
 
 def test_commands_before_a_fault_end(seed):
@@ -247,7 +243,7 @@ def test_commands_before_a_fault_end(seed):
     state = CoreState(CONFIG, np.zeros(0, np.uint8))
     fill(state, rng)
     good = random_command(rng) | {"index": 1}
-    bench = MatmulBench(ALONE.core)
+    bench = simulation.kept(MatmulBench, ALONE.core)
     found = np.zeros((CONFIG.acc_rows, CONFIG.side), np.uint32)
 
     async def process(ctx):
@@ -274,10 +270,7 @@ def test_commands_before_a_fault_end(seed):
             value = ctx.get(bench.accumulators.data[row])
             found[row] = np.frombuffer(int(value).to_bytes(CONFIG.row_bytes, "little"), "<u4")
 
-    simulator = Simulator(bench)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulation.simulate(bench, process)
     with np.errstate(all="ignore"):
         prepare_matmul(CONFIG, good)(state)
     assert (found == state.acc).all()

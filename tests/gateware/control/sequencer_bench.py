@@ -5,10 +5,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from amaranth.sim import Simulator
 from lepton_npu.control.sequencer import Sequencer
 from lepton_npu.spec.commands import COMMANDS, SEMAPHORES, Engine, FaultCause, Opcode, decode
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+
+from tests.gateware.simulation import Pins, kept, simulate
 
 CONFIG = NpuConfig(side=8, lanes=4, vmem_rows=64, acc_rows=32, tiles=16, addr_width=32, bus_width=256, max_burst=4)
 BASE = 0x1000
@@ -85,7 +86,12 @@ class SequencerDriver:
         for number, body in enumerate(bodies):
             self.memory |= {body_address(number) + RECORD_BYTES * place: item for place, item in enumerate(body)}
         self.steps = execution(program, self.memory)
-        self.dut = Sequencer(CONFIG)
+        self.dut = kept(Sequencer, CONFIG)
+        ports = [self.port(engine) for engine in ENGINES]
+        engines = [signal for port in ports for signal in (port.cmd.ready, port.done, port.busy)]
+        self.pins = Pins(self.dut.ar.ready, self.dut.r.valid, self.dut.r.payload, *engines)
+        self.taken_from = {engine: port.cmd.valid & port.cmd.ready for engine, port in zip(ENGINES, ports)}
+        self.read_beat: dict[str, int] = {}
         self.move = {"ar": 1.0, "r": 1.0, "cmd": 1.0, "done": 1.0}
         self.latency = 1
         self.in_flight = 3
@@ -134,14 +140,14 @@ class SequencerDriver:
 
     async def cycle(self, ctx):
         dut = self.dut
-        self._drive_memory(ctx)
+        pins: list = [*self._memory_pins()]
         ends = {}
         for engine in ENGINES:
-            port, running = self.port(engine), self.running[engine]
-            ctx.set(port.cmd.ready, len(running) < self.in_flight and self.takes(engine))
+            running = self.running[engine]
+            ready = len(running) < self.in_flight and self.takes(engine)
             ends[engine] = bool(running) and self.ends(engine)
-            ctx.set(port.done, ends[engine])
-            ctx.set(port.busy, bool(running))
+            pins += [ready, ends[engine], bool(running)]
+        self.pins.set(ctx, *pins)
 
         if ctx.get(dut.ar.valid) and ctx.get(dut.ar.ready):
             where = ctx.get(dut.ar.payload.addr)
@@ -160,7 +166,7 @@ class SequencerDriver:
                 self._post(decode(self.steps[index].record)[1]["post"])
         for engine in ENGINES:
             port = self.port(engine)
-            if ctx.get(port.cmd.valid) and ctx.get(port.cmd.ready):
+            if ctx.get(self.taken_from[engine]):
                 index = ctx.get(port.cmd.payload.index)
                 command, values = decode(self.steps[index].record)
                 assert command.engine == engine
@@ -206,16 +212,16 @@ class SequencerDriver:
         self._post(posts & (1 << SEMAPHORES) - 1)
         self._post(posts >> SEMAPHORES)
 
-    def _drive_memory(self, ctx):
-        dut, width = self.dut, CONFIG.bus_width
-        ctx.set(dut.ar.ready, self.moves("ar"))
+    def _memory_pins(self) -> tuple[bool, bool, dict[str, int]]:
+        """Ready of ``ar``, valid and payload of ``r``, which keeps its last beat when there is none."""
+        ready = self.moves("ar")
         self.offering = self.offering or bool(self.pending and self.pending[0][1] <= self.cycles and self.moves("r"))
-        ctx.set(dut.r.valid, self.offering)
         if self.offering:
-            where = self.pending[0][0]
+            where, width = self.pending[0][0], CONFIG.bus_width
             bits = int.from_bytes(self.memory[where], "little") >> self.beat * width & (1 << width) - 1
             resp = 2 if self.read_fails(where) else 0
-            ctx.set(dut.r.payload, {"data": bits, "resp": resp, "last": self.beat == BEATS - 1})
+            self.read_beat = {"data": bits, "resp": resp, "last": self.beat == BEATS - 1}
+        return ready, self.offering, self.read_beat
 
     async def until(self, ctx, condition, limit: int = 6000):
         for _ in range(limit):
@@ -270,7 +276,4 @@ class SequencerDriver:
             ctx.set(self.dut.tail, len(self.program))
             await process(ctx)
 
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(testbench)
-        simulator.run()
+        simulate(self.dut, testbench)

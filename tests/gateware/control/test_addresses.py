@@ -2,9 +2,10 @@
 
 import random
 
-from amaranth.sim import Simulator
 from lepton_npu.control.addresses import AddressRegisters
 from lepton_npu.spec.commands import ADDRESS_REGISTERS
+
+from tests.gateware.simulation import simulate
 
 MODULUS = 1 << 64
 
@@ -34,8 +35,5 @@ def test_random(seed):
                 registers[n] = (add * registers[n] + offset) % MODULUS
             await ctx.tick()
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulate(dut, process)
     assert sum(map(bool, registers)) > 3

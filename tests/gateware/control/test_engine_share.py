@@ -4,10 +4,11 @@ import random
 from collections import deque
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.control.engine_share import RESET_CYCLES, EngineShare
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
+
+from tests.gateware.simulation import kept, simulate
 
 
 class Engine:
@@ -156,7 +157,7 @@ async def _run(ctx, dut, jobs, engine, rng, cycles, weights, resets):
 @pytest.mark.parametrize(("fails", "resets"), [(0.0, 0.0), (0.01, 0.0), (0.01, 0.004)])
 def test_random(seed, contexts, fails, resets):
     rng = random.Random(seed ^ contexts << 8 ^ int(fails * 100) << 4 ^ int(resets * 1000))
-    dut = EngineShare(NpuConfig(contexts=contexts), Opcode.MATMUL)
+    dut = kept(EngineShare, NpuConfig(contexts=contexts), Opcode.MATMUL)
     jobs = [Job(number, rng, rng.choice((0.05, 0.5, 1.0))) for number in range(contexts)]
     engine = Engine(rng, fails)
     weights = [rng.choice((0, 1, 2, 5)) for _ in jobs]
@@ -165,10 +166,7 @@ def test_random(seed, contexts, fails, resets):
     async def bench(ctx):
         await _run(ctx, dut, jobs, engine, rng, cycles, weights, resets)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
     assert all(job.ended or job.resets for job in jobs), [job.ended for job in jobs]
     if fails:
         assert any(job.reported for job in jobs)
@@ -178,24 +176,21 @@ def test_random(seed, contexts, fails, resets):
 @pytest.mark.parametrize(("weights", "expected"), [((1, 1), 1.0), ((1, 3), 3.0), ((2, 8), 4.0), ((0, 1), 1.0)])
 def test_weights(weights, expected):
     """Two contexts that always want get commands in the ratio of their weights."""
-    dut = EngineShare(NpuConfig(contexts=2), Opcode.MATMUL)
+    dut = kept(EngineShare, NpuConfig(contexts=2), Opcode.MATMUL)
     jobs = [Job(number, random.Random(1), 1.0) for number in range(2)]
     engine = Engine(random.Random(2), 0.0)
 
     async def bench(ctx):
         await _run(ctx, dut, jobs, engine, random.Random(3), 3000, weights, 0.0)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
     ratio = jobs[1].ended / jobs[0].ended
     assert ratio == pytest.approx(expected, rel=0.05), [job.ended for job in jobs]
 
 
 def test_alone_costs_nothing():
     """A context that nobody waits for has its commands accepted in the cycle in which it offers them."""
-    dut = EngineShare(NpuConfig(contexts=4), Opcode.MATMUL)
+    dut = kept(EngineShare, NpuConfig(contexts=4), Opcode.MATMUL)
 
     async def bench(ctx):
         ctx.set(dut.engine.quiet, 1)
@@ -218,15 +213,12 @@ def test_alone_costs_nothing():
             ctx.set(dut.engine.done, 0)
             await ctx.tick().repeat(1 + number % 3)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
 
 
 def test_stuck_context_holds_nobody_up():
     """A context with an engine, which runs and offers nothing, loses it to one that waits, whatever the weights."""
-    dut = EngineShare(NpuConfig(contexts=2), Opcode.MATMUL)
+    dut = kept(EngineShare, NpuConfig(contexts=2), Opcode.MATMUL)
 
     async def bench(ctx):
         ctx.set(dut.weights[0], 255)
@@ -246,7 +238,4 @@ def test_stuck_context_holds_nobody_up():
         assert ctx.get(dut.owner) == 1
         assert ctx.get(dut.contexts[1].cmd.ready)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)

@@ -6,9 +6,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.control.fetch import RecordFetch
 from lepton_npu.spec.config import RECORD_BYTES, NpuConfig
+
+from tests.gateware.simulation import Pins, kept, simulate
 
 AHEAD = 2
 BODIES = 1 << 28  # rings are below
@@ -41,7 +42,7 @@ class FetchDriver:
     def __init__(self, config: NpuConfig, rng: random.Random, base: int, ring_log2: int):
         self.config, self.rng, self.base, self.size = config, rng, base, 1 << ring_log2
         self.ring_log2 = ring_log2
-        self.dut = RecordFetch(config)
+        self.dut = kept(RecordFetch, config)
         self.beats = RECORD_BYTES // config.bus_bytes
         self.move = {"ar": 1.0, "r": 1.0, "o": 1.0, "host": 1.0, "jump": 1.0}
         self.latency = 1
@@ -63,6 +64,9 @@ class FetchDriver:
         self.ring_asked, self.ahead = 0, 0
         self.enable = True
         self.cycles = 0
+        dut = self.dut
+        self.pins = Pins(dut.enable, dut.tail, dut.ar.ready, dut.o.ready, dut.hold)
+        self.late_pins = Pins(dut.jump.valid, dut.jump.payload, dut.r.valid, dut.r.payload)
 
     def address(self, index: int) -> int:
         return self.base + RECORD_BYTES * (index % self.size)
@@ -91,23 +95,19 @@ class FetchDriver:
 
     async def cycle(self, ctx):
         dut, width = self.dut, self.config.bus_width
-        ctx.set(dut.enable, self.enable)
-        ctx.set(dut.tail, len(self.records))
-        ctx.set(dut.ar.ready, self.moves("ar"))
-        ctx.set(dut.o.ready, self.jumping is None and self.moves("o"))
-        ctx.set(dut.hold, self.jumping is not None)
+        asks, holds = self.moves("ar"), self.jumping is not None
+        self.pins.set(ctx, self.enable, len(self.records), asks, not holds and self.moves("o"), holds)
         jumps = self.jumping is not None and self.moves("jump") and bool(ctx.get(dut.jump.ready))
-        ctx.set(dut.jump.valid, jumps)
         address, records, count = self.jumping or (self.rng.getrandbits(64), 0, 0)
-        ctx.set(dut.jump.payload, {"address": address, "records": records, "count": count})
+        jump = {"address": address, "records": records, "count": count}
         self.offering = self.offering or bool(self.pending and self.pending[0][1] <= self.cycles and self.moves("r"))
-        ctx.set(dut.r.valid, self.offering)
-        ctx.set(dut.r.payload, {"data": self.rng.getrandbits(width), "resp": 3, "last": 1})
+        beat = {"data": self.rng.getrandbits(width), "resp": 3, "last": 1}
         if self.offering:
             where, _, bad = self.pending[0]
             data = self.at(where) >> self.beat * width & (1 << width) - 1
             resp = SLVERR if self.beat in bad else 0
-            ctx.set(dut.r.payload, {"data": data, "resp": resp, "last": self.beat == self.beats - 1})
+            beat = {"data": data, "resp": resp, "last": self.beat == self.beats - 1}
+        self.late_pins.set(ctx, jumps, jump, self.offering, beat)
 
         assert ctx.get(dut.head) == self.head
         assert ctx.get(dut.index) == sum(not taken.error for taken in self.taken)
@@ -185,10 +185,7 @@ class FetchDriver:
             await ctx.tick().repeat(2)
             await process(ctx)
 
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(testbench)
-        simulator.run()
+        simulate(self.dut, testbench)
 
 
 def random_bodies(rng: random.Random, number: int) -> dict[int, tuple[int, int, int]]:

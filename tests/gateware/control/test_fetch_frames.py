@@ -4,10 +4,11 @@ import random
 from collections import Counter, deque
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.control.fetch_frames import FetchFrames
 from lepton_npu.spec.config import PRESETS
 from lepton_npu.spec.translation import Access
+
+from tests.gateware.simulation import kept, simulate
 
 CONFIG = PRESETS["tiny"]
 FRAMES = 1 << CONFIG.addr_width - 12
@@ -35,7 +36,7 @@ class Bench:
     """
 
     def __init__(self, unit, items: list[Item], latency: int = 3):
-        self.dut, self.items, self.latency = unit(CONFIG), deque(items), latency
+        self.dut, self.items, self.latency = kept(unit, CONFIG), deque(items), latency
         self.flight: deque[tuple[int, int, int]] = deque()  # due, page, epoch: the MMU's
         self.held: dict[int, int] = {}  # what the unit must know: by ring or body
         self.asking: tuple[int, int, bool] | None = None  # page, body, met by an invalidation
@@ -117,10 +118,7 @@ class Bench:
             self.age = 0
 
     def simulate(self, process) -> None:
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)
 
 
 def check_random(seed: int, unit=FetchFrames) -> Counter:

@@ -9,6 +9,7 @@ from lepton_npu.spec.config import RECORD_BYTES
 from lepton_npu.spec.translation import PAGE_BYTES, Access, TranslationFault
 
 from tests.gateware.control.test_fetch import BODIES, FetchDriver, config_of, random_bodies
+from tests.gateware.simulation import Pins
 
 SPACE = {"translate": 1, "asid": 0x5A, "root": 0xABCDE}
 MOVED = 0x2A5  # frame numbers are page numbers with these bits flipped
@@ -36,6 +37,10 @@ class RetryDriver(FetchDriver):
         self.failed = False
         self.enabled = True  # in the cycle before
         self.asking = False  # the MMU, in the cycle before
+        mmu = self.dut.mmu
+        self.space = SPACE if pages else {}
+        self.mmu_pins = Pins(mmu.space, mmu.request.ready, mmu.answer.valid, mmu.answer.payload)
+        self.answer: dict[str, int] = {}
 
     def fails(self, what: int, chance: float) -> bool:
         """Whether a try of this record (a byte address) or page (its number) fails."""
@@ -53,17 +58,15 @@ class RetryDriver(FetchDriver):
     def _mmu(self, ctx) -> bool:
         """Answer what was asked for; whether the MMU has, or is offered, a request."""
         mmu, payload = self.dut.mmu, self.dut.mmu.request.payload
-        ctx.set(mmu.space, SPACE if self.pages else {"translate": 0, "asid": 0, "root": 0})
         busy, offered, ready = bool(self.requests), ctx.get(mmu.request.valid), self.moves("ar")
-        ctx.set(mmu.request.ready, ready)
         due = busy and self.requests[0][1] <= self.cycles
-        ctx.set(mmu.answer.valid, due)
         if due:
             page, _, dropped = self.requests.popleft()
             fault = self.rng.choice(FAULTS) if self.fails(page, 3 * self.chance) else TranslationFault.NONE
-            ctx.set(mmu.answer.payload, {"frame": page ^ MOVED, "fault": fault})
+            self.answer = {"frame": page ^ MOVED, "fault": fault}
             if fault and not dropped:
                 self.refused[page] = fault
+        self.mmu_pins.set(ctx, self.space, ready, due, self.answer)
         if offered and ready:
             assert (ctx.get(payload.access), ctx.get(payload.asid)) == (Access.FETCH, SPACE["asid"])
             self.requests.append((ctx.get(payload.page), self.cycles + self.rng.randint(1, self.latency), False))

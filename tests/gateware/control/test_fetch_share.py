@@ -4,10 +4,11 @@ import random
 from collections import deque
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.control.fetch import READS
 from lepton_npu.control.fetch_share import FetchShare
 from lepton_npu.spec.config import NpuConfig
+
+from tests.gateware.simulation import simulate
 
 BEATS = 8
 
@@ -64,9 +65,6 @@ def test_random(seed, contexts):
             await ctx.tick()
         assert sum(map(len, expected)) == len(bus), "a beat was lost"
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
-    simulator.run()
+    simulate(dut, bench)
     # Round robin: nobody is served much less than the others.
     assert min(taken) > 0.8 * max(taken), taken

@@ -3,10 +3,11 @@
 import random
 from collections import deque
 
-from amaranth.sim import Simulator
 from lepton_npu.control.queue import CommandQueue
 from lepton_npu.spec.commands import SEMAPHORES, Opcode
 from lepton_npu.spec.config import NpuConfig
+
+from tests.gateware.simulation import kept, simulate
 
 RUNNING = 32
 
@@ -16,7 +17,7 @@ class QueueDriver:
 
     def __init__(self, rng: random.Random, depth: int):
         config = NpuConfig(side=4, lanes=4, vmem_rows=64, acc_rows=32, tiles=16, max_burst=16, queue_depth=depth)
-        self.dut, self.rng = CommandQueue(config, Opcode.LOAD), rng
+        self.dut, self.rng = kept(CommandQueue, config, Opcode.LOAD), rng
         self.move = {"i": 0.5, "grant": 0.5, "cmd": 0.5, "done": 0.5, "halt": 0.0}
         self.arrived: deque[dict] = deque()
         self.running: deque[dict] = deque()
@@ -85,10 +86,7 @@ class QueueDriver:
         await ctx.tick()
 
     def run(self, process):
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)
 
 
 def test_random(seed):

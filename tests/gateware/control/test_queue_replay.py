@@ -4,10 +4,11 @@ import random
 from collections import deque
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.control.queue import CommandQueue
 from lepton_npu.spec.commands import SEMAPHORES, Opcode
 from lepton_npu.spec.config import NpuConfig
+
+from tests.gateware.simulation import kept, simulate
 
 OUTSTANDING = 2
 RUNNING = 15  # one less than the places for this number of bursts in flight
@@ -22,7 +23,7 @@ class ReplayDriver:
 
     def __init__(self, rng: random.Random):
         config = NpuConfig(side=4, lanes=4, vmem_rows=64, acc_rows=32, tiles=16, outstanding=OUTSTANDING)
-        self.dut, self.rng = CommandQueue(config, Opcode.LOAD, replay=True), rng
+        self.dut, self.rng = kept(CommandQueue, config, Opcode.LOAD, replay=True), rng
         self.move = {"i": 0.5, "grant": 0.5, "cmd": 0.5, "done": 0.5, "rewind": 0.0, "fault": 0.8}
         self.waiting: deque[dict] = deque()
         self.running: deque[dict] = deque()
@@ -113,10 +114,7 @@ class ReplayDriver:
         assert self.ends == list(range(self.count))
 
     def run(self, process):
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)
 
 
 def test_random(seed):

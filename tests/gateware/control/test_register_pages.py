@@ -3,10 +3,11 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.bus.axi_lite import Response
 from lepton_npu.control.register_pages import PAGE_ADDRESS_BITS, RegisterPages, register_address_bits
 from lepton_npu.spec.config import NpuConfig
+
+from tests.gateware.simulation import simulate
 
 
 def test_needs_two_contexts():
@@ -128,13 +129,17 @@ def test_random(seed, contexts):
 
         return page
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    for bench in (send_addresses, send_words, send_reads, take_writes, take_reads):
-        simulator.add_testbench(bench)
-    for number in range(contexts):
-        simulator.add_testbench(page_of_writes(number), background=True)
-        simulator.add_testbench(page_of_reads(number), background=True)
-    simulator.run_until(2e-2)
+    async def end(ctx):
+        """Within 20,000 cycles all is done; a write too many would come soon after."""
+        for _ in range(20_000):
+            if len(done) == 2:
+                break
+            await ctx.tick()
+        assert sorted(done) == ["reads", "writes"]
+        await ctx.tick().repeat(500)
+
+    pages = [page(number) for number in range(contexts) for page in (page_of_writes, page_of_reads)]
+    hosts = [send_addresses, send_words, send_reads, take_writes, take_reads]
+    simulate(dut, end, background=hosts + pages)
     assert sorted(done) == ["reads", "writes"]
     assert written == writes

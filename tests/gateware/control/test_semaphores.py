@@ -3,16 +3,17 @@
 import random
 from collections import Counter
 
-from amaranth.sim import Simulator
 from lepton_npu.control.semaphores import SemaphoreFile
 from lepton_npu.spec.commands import SEMAPHORE_MAX, SEMAPHORES, Engine
+
+from tests.gateware.simulation import kept, simulate
 
 
 class SemaphoreDriver:
     """Sets all inputs for a cycle, and checks all outputs against ``counts``."""
 
     def __init__(self, rng: random.Random):
-        self.dut, self.rng = SemaphoreFile(), rng
+        self.dut, self.rng = kept(SemaphoreFile), rng
         self.counts = [0] * SEMAPHORES
         self.blamed: Engine | None = None  # for an overflow in the cycle before
         self.seen = Counter()
@@ -56,10 +57,7 @@ class SemaphoreDriver:
         return takes
 
     def run(self, process):
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)
 
 
 def mask_of(rng: random.Random, most: int = 3) -> int:

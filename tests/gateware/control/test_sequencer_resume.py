@@ -10,6 +10,7 @@ from lepton_npu.spec.translation import Access
 
 from tests.gateware.control.sequencer_bench import BASE, ENGINES, SequencerDriver, body_address, record
 from tests.gateware.control.test_sequencer import NOP, RandomProgram, repeat
+from tests.gateware.simulation import Pins
 
 CAUSES = {
     Engine.LOAD: (FaultCause.BUS_READ, FaultCause.PAGE_READ, FaultCause.ACCESS_READ),
@@ -38,6 +39,8 @@ class ResumeDriver(SequencerDriver):
         self.reports: list[Report] = []
         self.resumes = self.dropped = 0
         self.auto, self.insists, self.resumed = True, False, False
+        ports = [self.port(engine) for engine in ENGINES]
+        self.fault_pins = Pins(*(signal for port in ports for signal in (port.fault, port.rewind)), self.dut.resume)
 
     def takes(self, engine: Engine) -> bool:
         return engine not in self.dead and super().takes(engine)
@@ -64,22 +67,23 @@ class ResumeDriver(SequencerDriver):
         return (FaultCause(values[0]), Engine(values[1]), *values[2:])
 
     async def cycle(self, ctx):
-        dut, resume = self.dut, False
+        dut, resume, pins = self.dut, False, []
+        halt = bool(ctx.get(dut.halt))
         faulty = bool(ctx.get(dut.fault.valid)) and not self.resumed  # for one cycle more
         assert not ctx.get(dut.resumable) or ctx.get(dut.fault.valid)
         for engine in ENGINES:
-            port, planned = self.port(engine), self.planned.pop(engine, None)
+            planned = self.planned.pop(engine, None)
             names = ("cause", "engine", "index", "address")
             values = dict(zip(names, planned or (0, 0, self.rng.getrandbits(32), 0), strict=True))
             values.pop("engine")
-            ctx.set(port.fault, {"valid": planned is not None, **values})
-            if planned and not ctx.get(dut.halt):
+            pins.append({"valid": planned is not None, **values})
+            if planned and not halt:
                 self.made.append(planned)
-            self.dropped += planned is not None and bool(ctx.get(dut.halt))
+            self.dropped += planned is not None and halt
             rewinds = self.dead.get(engine) == 1
             if engine in self.dead:
                 self.dead[engine] -= 1
-            ctx.set(port.rewind, rewinds)
+            pins.append(rewinds)
             if rewinds:
                 del self.dead[engine]
                 self.again |= set(self.running[engine])
@@ -90,7 +94,7 @@ class ResumeDriver(SequencerDriver):
                 if self.reports[-1][1] != Engine.CONTROL:
                     assert self.reports[-1] == self.made[0], "not the first"
             assert self.report(ctx) == self.reports[-1]
-            assert ctx.get(dut.halt)
+            assert halt
             if ctx.get(dut.resumable):
                 assert ctx.get(dut.stopped)
                 assert not any(self.running.values())
@@ -98,9 +102,8 @@ class ResumeDriver(SequencerDriver):
                 assert not self.pending
                 assert ctx.get(dut.fault_access) == ACCESS[self.reports[-1][1]]
                 resume = self.auto and self.rng.random() < self.patience
-        ctx.set(
-            dut.resume, resume or self.insists or (not faulty and self.rng.random() < 0.1)
-        )  # without a fault it means nothing
+        # Without a fault a resume means nothing.
+        self.fault_pins.set(ctx, *pins, resume or self.insists or (not faulty and self.rng.random() < 0.1))
         before = (len(self.acted), sum(map(len, self.started.values())), len(self.again))
         await super().cycle(ctx)
         after = (len(self.acted), sum(map(len, self.started.values())), len(self.again))

@@ -2,8 +2,9 @@
 
 import random
 
-from amaranth.sim import Simulator
 from lepton_npu.control.soft_reset import SoftReset
+
+from tests.gateware.simulation import simulate
 
 QUIET = 4
 
@@ -36,9 +37,6 @@ def test_random(seed):
                 resetting = request
             await ctx.tick()
 
-    simulator = Simulator(unit)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulate(unit, process)
     assert resets > 20
     assert waits > 100

@@ -5,10 +5,11 @@ from collections import Counter, deque
 
 import pytest
 from amaranth.hdl import ResetInserter, Signal
-from amaranth.sim import Simulator
 from lepton_npu.memory.local_memory import READERS, LocalMemory
 from lepton_npu.memory.ports import ACC_READ_LATENCY, LOCAL_READ_LATENCY
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
+
+from tests.gateware.simulation import kept, simulate
 
 UNDEFINED = object()
 """Expected of a read of a row in the cycle in which it is written."""
@@ -16,13 +17,6 @@ UNDEFINED = object()
 
 def config_of(banks: int) -> NpuConfig:
     return NpuConfig(side=4, lanes=4, vmem_rows=64, vmem_banks=banks, acc_rows=32, tiles=16, max_burst=16, contexts=1)
-
-
-def run(dut, process):
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
 
 
 class Model:
@@ -147,7 +141,7 @@ def test_random_requests(seed, banks):
     """Every port at every density, on few rows (clashes) and on all; a request stays until it is accepted."""
     config = config_of(banks)
     rng = random.Random(f"{seed} {banks}")
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     driver = Driver(dut, config)
 
     def value():
@@ -186,7 +180,7 @@ def test_random_requests(seed, banks):
             await driver.cycle(ctx, {"store": ACC_SPACE | row})
         await driver.drain(ctx)
 
-    run(dut, process)
+    simulate(dut, process)
     for name in READERS:
         assert driver.seen[name, True] > 50, f"{name} was hardly ever granted"
         assert driver.seen[name, "data"] > 50, f"data of {name} were hardly ever compared"
@@ -199,7 +193,7 @@ def test_random_requests(seed, banks):
 def test_priority_order(place):
     """All readers ask for one bank, or one half: accepted one a cycle, in the order of `READERS`."""
     config = config_of(4)
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     driver = Driver(dut, config)
     step = 0 if place & ACC_SPACE else config.vmem_banks
 
@@ -211,13 +205,13 @@ def test_priority_order(place):
             del wanted[name]
         await driver.drain(ctx)
 
-    run(dut, process)
+    simulate(dut, process)
 
 
 def test_matrix_engine_is_never_held_back():
     """It reads and writes its half every cycle; readers of that half wait, those of the other half do not."""
     config = config_of(4)
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     driver = Driver(dut, config)
     half = config.acc_rows // 2
 
@@ -230,14 +224,14 @@ def test_matrix_engine_is_never_held_back():
             assert accepted == ["vector_a", "quant"]
         await driver.drain(ctx)
 
-    run(dut, process)
+    simulate(dut, process)
     assert driver.seen["acc", "data"] == half
 
 
 def test_different_banks_in_one_cycle():
     """Four readers on four banks, one on a half, the matrix engine on the other, both writers: all, every cycle."""
     config = config_of(4)
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     driver = Driver(dut, config)
     half = config.acc_rows // 2
 
@@ -252,13 +246,13 @@ def test_different_banks_in_one_cycle():
             assert loaded
         await driver.drain(ctx)
 
-    run(dut, process)
+    simulate(dut, process)
 
 
 def test_load_waits_for_the_vector_unit():
     """LOAD's write is held back as long as the vector unit writes to its bank, and only then; both arrive."""
     config = config_of(4)
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     driver = Driver(dut, config)
 
     async def process(ctx):
@@ -270,14 +264,14 @@ def test_load_waits_for_the_vector_unit():
             await driver.cycle(ctx, {"store": row})
         await driver.drain(ctx)
 
-    run(dut, process)
+    simulate(dut, process)
 
 
 @pytest.mark.parametrize("writer", ["load", "vector", "acc_write"])
 def test_write_is_seen_a_cycle_later(writer):
     """By every port, with a request in the next cycle, and its data exactly `LOCAL_READ_LATENCY` cycles after it."""
     config = config_of(4)
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     driver = Driver(dut, config)
 
     async def process(ctx):
@@ -292,13 +286,13 @@ def test_write_is_seen_a_cycle_later(writer):
                     assert ctx.get(getattr(dut, name).resp_data) == 1000 + number
                 await driver.cycle(ctx)
 
-    run(dut, process)
+    simulate(dut, process)
 
 
 def test_reset_keeps_contents():
     """Zero at power-on, kept through a reset; answers in flight are dropped."""
     config = config_of(4)
-    dut = LocalMemory(config)
+    dut = kept(LocalMemory, config)
     reset = Signal()
 
     async def process(ctx):
@@ -319,4 +313,4 @@ def test_reset_keeps_contents():
         await driver.drain(ctx)
         assert driver.seen["quant", "data"] == config.vmem_rows + config.acc_rows
 
-    run(ResetInserter(reset)(dut), process)
+    simulate(ResetInserter(reset)(dut), process)

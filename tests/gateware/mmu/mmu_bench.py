@@ -3,11 +3,12 @@
 from collections import deque
 from collections.abc import Callable
 
-from amaranth.sim import Simulator
 from lepton_npu.mmu.mmu import Mmu
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import Access, Invalidate, TranslationFault
 from lepton_verif.model.translation import BusError
+
+from tests.gateware.simulation import kept, simulate
 
 __all__ = ["MmuDriver", "Request"]
 
@@ -42,7 +43,7 @@ class MmuDriver:
     """
 
     def __init__(self, config: NpuConfig, memory: Callable[[int], int], *, latency: int = 1, unit=Mmu):
-        self.config, self.memory, self.latency, self.dut = config, memory, latency, unit(config)
+        self.config, self.memory, self.latency, self.dut = config, memory, latency, kept(unit, config)
         self.ask: list[deque[Request]] = [deque() for _ in Access]
         self.forget()
         self.takes = [True] * len(Access)
@@ -131,7 +132,4 @@ class MmuDriver:
         return fault, frame, [address for _, address in self.reads[reads:]]
 
     def simulate(self, process) -> None:
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)

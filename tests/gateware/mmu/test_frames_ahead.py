@@ -4,10 +4,11 @@ import random
 from collections import Counter, deque
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.mmu.frames_ahead import AHEAD, FramesAhead
 from lepton_npu.spec.config import PRESETS
 from lepton_npu.spec.translation import Access
+
+from tests.gateware.simulation import kept, simulate
 
 CONFIG = PRESETS["tiny"]
 FRAMES = 1 << CONFIG.addr_width - 12
@@ -30,7 +31,7 @@ class Bench:
     """A unit between a source of pages, an MMU that answers in order, and a user; ``seen`` counts what happened."""
 
     def __init__(self, unit, pages: list[int], access: Access = Access.READ):
-        self.dut, self.access = unit(CONFIG, access), access
+        self.dut, self.access = kept(unit, CONFIG, access), access
         self.waits, self.held = deque(pages), deque()  # still to come, and inside
         self.flight: deque[tuple[int, int, int]] = deque()  # due, page, epoch: the MMU's
         self.used: list[int] = []
@@ -84,10 +85,7 @@ class Bench:
         self.now += 1
 
     def simulate(self, process) -> None:
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)
 
 
 def check_random(seed: int, unit=FramesAhead) -> Counter:

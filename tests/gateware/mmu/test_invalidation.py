@@ -4,9 +4,10 @@ import random
 from collections import Counter
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.mmu.invalidation import InvalidationControl
 from lepton_npu.spec.translation import Invalidate
+
+from tests.gateware.simulation import kept, simulate
 
 QUIET = 4
 
@@ -22,7 +23,7 @@ def run(unit, cycles) -> list[dict[str, int] | None]:
 
     ``busy`` from the cycle after a request to the one in which the bus has been quiet for four.
     """
-    dut, told = unit(), []
+    dut, told = kept(unit), []
 
     async def process(ctx):
         pending, quiet_for = None, 0
@@ -47,10 +48,7 @@ def run(unit, cycles) -> list[dict[str, int] | None]:
                 pending, quiet_for = None, 0
             await ctx.tick()
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulate(dut, process)
     return told
 
 

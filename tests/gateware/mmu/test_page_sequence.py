@@ -3,8 +3,9 @@
 import random
 
 import pytest
-from amaranth.sim import Simulator
 from lepton_npu.mmu.page_sequence import PageSequence
+
+from tests.gateware.simulation import kept, simulate
 
 MODULUS = 1 << 64
 Command = dict[str, int]
@@ -50,7 +51,7 @@ def draw(rng: random.Random) -> Command:
 
 def run(commands: list[Command], unit, rng: random.Random | None = None) -> tuple[list[int], list[int], list[int]]:
     """Pages, the cycles in which they were taken, and those in which commands were; ``rng`` stalls both sides."""
-    dut, pages, when, accepted, waits = unit(), [], [], [], list(commands)
+    dut, pages, when, accepted, waits = kept(unit), [], [], [], list(commands)
     wanted = sum(len(row) for command in commands for row in pages_of(command))
     limit = 100 + (8 if rng else 1) * sum(map(cycles_of, commands))
 
@@ -78,10 +79,7 @@ def run(commands: list[Command], unit, rng: random.Random | None = None) -> tupl
             await ctx.tick()
             cycle += 1
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
+    simulate(dut, process)
     return pages, when, accepted
 
 

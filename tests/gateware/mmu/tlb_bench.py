@@ -3,11 +3,12 @@
 import random
 from collections import Counter
 
-from amaranth.sim import Simulator
 from lepton_npu.mmu.tlb import Tlb
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import ENTRIES, Invalidate
 from lepton_verif.model.tlb import TlbEntry, TlbModel
+
+from tests.gateware.simulation import kept, simulate
 
 __all__ = ["TlbDriver"]
 
@@ -22,7 +23,7 @@ class TlbDriver:
     """
 
     def __init__(self, rng: random.Random, config: NpuConfig, unit=Tlb):
-        self.rng, self.config, self.dut = rng, config, unit(config)
+        self.rng, self.config, self.dut = rng, config, kept(unit, config)
         self.model = TlbModel(config.tlb_entries)
         self.seen: Counter = Counter()
         self._offered: TlbEntry | None = None
@@ -111,7 +112,4 @@ class TlbDriver:
         assert await self.cycle(ctx, new=new)
 
     def simulate(self, process) -> None:
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)

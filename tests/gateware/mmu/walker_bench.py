@@ -4,12 +4,13 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from amaranth.sim import Simulator
 from lepton_npu.mmu.walker import PageWalker
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.page_table import entry
 from lepton_npu.spec.translation import Access, Pte, TranslationFault
 from lepton_verif.model.translation import BusError, Translation, translate
+
+from tests.gateware.simulation import kept, simulate
 
 __all__ = ["GOOD", "Tables", "Walk", "WalkerBench"]
 
@@ -63,13 +64,10 @@ class WalkerBench:
     """Drives ``unit`` (`PageWalker`, or one with a bug), and checks in each cycle what it promises at its ports."""
 
     def __init__(self, config: NpuConfig, unit=PageWalker, seed: int = 1):
-        self.config, self.dut, self.rng = config, unit(config), random.Random(seed)
+        self.config, self.dut, self.rng = config, kept(unit, config), random.Random(seed)
 
     def simulate(self, process) -> None:
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(process)
-        simulator.run()
+        simulate(self.dut, process)
 
     def expected(self, tables: Tables, root: int, page: int, access: Access) -> Translation:
         return translate(tables.model, root, page << 12, access, addr_width=self.config.addr_width)

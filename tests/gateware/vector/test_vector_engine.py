@@ -12,7 +12,8 @@ from lepton_verif.model.iss_vector import prepare_vector
 from lepton_verif.random_program import random_words
 
 from tests.gateware.partition import KINDS
-from tests.gateware.vector.vector_bench import VectorDriver, VectorWithMemory, simulate
+from tests.gateware.simulation import kept, simulate
+from tests.gateware.vector.vector_bench import VectorDriver, VectorWithMemory
 
 ONE = 0x3F800000
 STRIDES = [(1, 4), (1, 0), (0, 1), (0, 0), (3, 1), (2, -3), (-1, 5)]
@@ -237,7 +238,7 @@ def test_throughput(a, b, c, lanes):
     Operands are in different banks, or they are the same rows, which are read once.
     """
     config = config_of(lanes)
-    bench = VectorWithMemory(config)
+    bench = kept(VectorWithMemory, config)
     rows = 40
     f = ZERO | {"a": a, "b": b, "c": c, "dst": 84, "count0": rows}
     f |= {f"{name}_stride0": 1 for name in ("a", "b", "c", "dst")}
@@ -297,7 +298,7 @@ def test_operands_that_are_nearly_the_same_rows(name, field, seed):
 def test_next_command_reads_what_was_just_written(op, dst_format):
     """Commands one behind another as fast as they are taken, on the real memory: each reads the last one's last row."""
     config = config_of(4)
-    bench = VectorWithMemory(config)
+    bench = kept(VectorWithMemory, config)
     commands, first = 12, 20
     f = ZERO | {"op": op, "imm_b": ONE, "b_imm": 1, "imm_c": ONE, "c_imm": 1, "count0": 1, "dst_format": dst_format}
     start = np.float32([3, -1, 0.5, 7])

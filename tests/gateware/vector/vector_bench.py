@@ -4,10 +4,9 @@ import random
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import connect
-from amaranth.sim import Simulator
 from lepton_npu.memory.bounds import whole
 from lepton_npu.memory.local_memory import LocalMemory
 from lepton_npu.memory.ports import LOCAL_READ_LATENCY
@@ -16,6 +15,7 @@ from lepton_npu.vector.engine import VectorEngine
 from lepton_verif.model.iss_state import CoreState
 
 from tests.gateware.partition import Partition
+from tests.gateware.simulation import Pins, Resettable, kept
 
 LIMIT = 6000
 """Cycles that one command may take."""
@@ -38,13 +38,6 @@ class VectorWithMemory(wiring.Component):
         return m
 
 
-def simulate(dut, process):
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(process)
-    simulator.run()
-
-
 class VectorDriver:
     """Commands to a `VectorEngine`, and the memory behind it: a `CoreState` that the engine alone writes.
 
@@ -56,27 +49,31 @@ class VectorDriver:
     def __init__(self, config: NpuConfig, state: CoreState, rng: random.Random, kind: str = "alone"):
         self.config, self.state, self.rng = config, state, rng
         self.part = Partition.draw(kind, config, rng)
-        self.vector = VectorEngine(self.part.core)
+        self.dut = kept(Resettable, VectorEngine, self.part.core)
+        self.vector, self.reset = self.dut.unit, self.dut.reset
         self.engine = self.vector.engine
-        self.reset = Signal()
-        self.dut = ResetInserter(self.reset)(self.vector)
         self.accept = dict.fromkeys("abc", 1.0)
         self.due = {name: deque([None] * LOCAL_READ_LATENCY) for name in "abc"}
         self.reads = {name: [] for name in "abc"}
         self.writes: list[int] = []
         self.seen = Counter()
+        ports = [getattr(self.vector, name) for name in "abc"]
+        inputs = [signal for port in ports for signal in (port.resp_valid, port.resp_data, port.req.ready)]
+        self.pins = Pins(self.vector.bounds, *inputs)
+        self.bounds = Value.cast(self.part.bounds).value
 
     async def cycle(self, ctx):
         """One cycle of the memory; what the engine reads and writes is noted."""
         vector, config = self.vector, self.config
-        ctx.set(vector.bounds, self.part.bounds)
+        pins, accepts = [self.bounds], {}
         for name in "abc":
-            port = getattr(vector, name)
             answer = self.due[name].popleft()
-            ctx.set(port.resp_valid, answer is not None)
-            ctx.set(port.resp_data, self.rng.getrandbits(config.row_bits) if answer is None else answer)
-            ready = self.rng.random() < self.accept[name]
-            ctx.set(port.req.ready, ready)
+            data = self.rng.getrandbits(config.row_bits) if answer is None else answer
+            accepts[name] = self.rng.random() < self.accept[name]
+            pins += [answer is not None, data, accepts[name]]
+        self.pins.set(ctx, *pins)
+        for name, ready in accepts.items():
+            port = getattr(vector, name)
             answer = None
             if ctx.get(port.req.valid):
                 address = self.part.local(ctx.get(port.req.payload))
