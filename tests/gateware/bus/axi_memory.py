@@ -8,6 +8,8 @@ import numpy as np
 from lepton_npu.bus.axi import LOAD_ID, STORE_ID
 from lepton_npu.spec.config import NpuConfig
 
+from tests.gateware.simulation import Pins
+
 PAGE = 4096
 OKAY, SLVERR, DECERR = 0, 2, 3
 CHANNELS = {
@@ -15,6 +17,7 @@ CHANNELS = {
     "aw": ("id", "addr", "len", "size", "burst", "cache", "prot"),
     "w": ("data", "strb", "last"),
 }
+_DRIVEN = ("arready", "awready", "wready", "rvalid", "rid", "rdata", "rlast", "rresp", "bvalid", "bid", "bresp")
 
 
 @dataclass
@@ -85,6 +88,7 @@ class AxiMemory:
         self._held: dict[str, tuple] = {}
         self._r: Burst | None = None
         self._b = False
+        self._pins: Pins | None = None
 
     # ---- Contents.
 
@@ -115,28 +119,27 @@ class AxiMemory:
 
     def drive(self, ctx, port):
         """What the memory offers in this cycle. RVALID and BVALID stay until they are taken."""
-        for channel in ("ar", "aw", "w"):
-            ctx.set(getattr(port, f"{channel}ready"), self._moves(channel))
+        if self._pins is None:
+            self._pins = Pins(*(getattr(port, name) for name in _DRIVEN))
+        values = [self._moves(channel) for channel in ("ar", "aw", "w")]
         if self._r is None and self._moves("r"):
             ready = [queue[0] for queue in self.reads.values() if queue and queue[0].due <= self.cycle]
             self._r = self.rng.choice(ready) if ready else None
-        ctx.set(port.rvalid, self._r is not None)
+        values.append(self._r is not None)
         if self._r is None:
             # Not defined while RVALID is low: nothing may depend on it.
-            for name in ("rid", "rdata", "rlast", "rresp"):
-                ctx.set(getattr(port, name), self.rng.getrandbits(len(getattr(port, name))))
+            values += [self.rng.getrandbits(len(getattr(port, name))) for name in ("rid", "rdata", "rlast", "rresp")]
         else:
             burst, address = self._r, self._r.addr + self._r.sent * self.config.bus_bytes
             response = self.response(address)
-            ctx.set(port.rid, burst.id)
-            ctx.set(port.rresp, response)
-            ctx.set(port.rdata, self.beat(address) if response == OKAY else self.rng.getrandbits(len(port.rdata)))
-            ctx.set(port.rlast, burst.sent == burst.beats - 1)
+            data = self.beat(address) if response == OKAY else self.rng.getrandbits(len(port.rdata))
+            values += [burst.id, data, burst.sent == burst.beats - 1, response]
         if not self._b:
             self._b = bool(self.answers) and self.answers[0].due <= self.cycle and self._moves("b")
-        ctx.set(port.bvalid, self._b)
-        ctx.set(port.bid, self.answers[0].id if self._b else self.rng.getrandbits(len(port.bid)))
-        ctx.set(port.bresp, self.answers[0].error if self._b else self.rng.getrandbits(2))
+        values.append(self._b)
+        values.append(self.answers[0].id if self._b else self.rng.getrandbits(len(port.bid)))
+        values.append(self.answers[0].error if self._b else self.rng.getrandbits(2))
+        self._pins.set(ctx, *values)
 
     def observe(self, ctx, port):
         """The handshakes of this cycle, and what the master may not do."""

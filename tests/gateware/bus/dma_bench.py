@@ -5,10 +5,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from amaranth.hdl import Module, ResetInserter, Signal
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import connect
-from amaranth.sim import Simulator
 from lepton_npu.bus.load import LoadEngine
 from lepton_npu.bus.master import AxiMaster
 from lepton_npu.bus.store import StoreEngine
@@ -18,6 +17,7 @@ from lepton_npu.spec.config import ACC_SPACE, RECORD_BYTES, NpuConfig
 
 from tests.gateware.bus.axi_memory import AxiMemory, Stalls
 from tests.gateware.partition import Partition
+from tests.gateware.simulation import Pins, Resettable, kept, simulate
 
 MASK64 = (1 << 64) - 1
 Fields = dict[str, int]
@@ -119,9 +119,8 @@ class DmaDriver:
     def __init__(self, config: NpuConfig, opcode: Opcode, rng: random.Random, kind: str = "alone"):
         self.config, self.opcode, self.rng = config, opcode, rng
         self.part = Partition.draw(kind, config, rng)
-        self.bench = DmaBench(self.part.core, opcode)
-        self.reset = Signal()
-        self.dut = ResetInserter(self.reset)(self.bench)
+        self.dut = kept(Resettable, DmaBench, self.part.core, opcode)
+        self.bench, self.reset = self.dut.unit, self.dut.reset
         self.memory = AxiMemory(config, rng)
         words = np.frombuffer(rng.randbytes((ACC_SPACE + config.acc_rows) * config.row_bytes), np.uint32)
         self.local = words.reshape(-1, config.side).copy()
@@ -136,6 +135,14 @@ class DmaDriver:
         self.fetch_offered: int | None = None
         self.fetched = 0
         self.fetch_bits: list[int] = []
+        # Payloads stay when they are not valid any more.
+        self.payload: Fields = {}
+        self.fetch_payload: Fields = {}
+        dma, master = self.bench.dma, self.bench.master
+        read = [dma.read.resp_valid, dma.read.resp_data] if opcode == Opcode.STORE else []
+        local = dma.write.req.ready if opcode == Opcode.LOAD else dma.read.req.ready
+        fetch = [master.fetch_ar.valid, master.fetch_ar.payload, master.fetch_r.ready]
+        self.pins = Pins(dma.engine.cmd.valid, dma.engine.cmd.payload, local, *read, *fetch)
 
     @property
     def stalls(self) -> Stalls:
@@ -154,18 +161,14 @@ class DmaDriver:
         engine, master = bench.engine, bench.master
         memory.drive(ctx, master.m_axi)
         offered = bool(self.commands) and self.gap == 0
-        ctx.set(engine.cmd.valid, offered)
         if offered:
-            ctx.set(engine.cmd.payload, {"index": self.commands[0][0], **self.commands[0][1]})
+            self.payload = {"index": self.commands[0][0], **self.commands[0][1]}
         local_ready = rng.random() < self.stalls.local
-        if self.opcode == Opcode.LOAD:
-            ctx.set(bench.dma.write.req.ready, local_ready)
-        else:
+        pins: list = [offered, self.payload, local_ready]
+        if self.opcode == Opcode.STORE:
             answer = self.due.popleft()
-            ctx.set(bench.dma.read.resp_valid, answer is not None)
-            ctx.set(bench.dma.read.resp_data, rng.getrandbits(self.config.row_bits) if answer is None else answer)
-            ctx.set(bench.dma.read.req.ready, local_ready)
-        self._drive_fetch(ctx)
+            pins += [answer is not None, rng.getrandbits(self.config.row_bits) if answer is None else answer]
+        self.pins.set(ctx, *pins, *self._fetch_pins())
 
         if offered and ctx.get(engine.cmd.ready):
             self.commands.popleft()
@@ -197,16 +200,16 @@ class DmaDriver:
 
     # ---- The reader of records: single bursts of RECORD_BYTES, at most two in flight.
 
-    def _drive_fetch(self, ctx):
-        master, config = self.bench.master, self.config
+    def _fetch_pins(self) -> tuple[bool, dict[str, int], bool]:
+        """Valid and payload of ``fetch_ar``, ready of ``fetch_r``."""
+        config = self.config
         if self.fetch_offered is None and len(self.fetches) < 2 and self.rng.random() < self.stalls.fetch:
             record = self.rng.randrange(self.memory.size // RECORD_BYTES) * RECORD_BYTES
             self.fetch_offered = (record - self.memory.size // 2) % (1 << config.addr_width)
-        ctx.set(master.fetch_ar.valid, self.fetch_offered is not None)
         if self.fetch_offered is not None:
-            beats = RECORD_BYTES // config.bus_bytes
-            ctx.set(master.fetch_ar.payload, {"addr": self.fetch_offered, "len": beats - 1})
-        ctx.set(master.fetch_r.ready, self.stalls.fetch == 0 or self.rng.random() < 0.8)
+            self.fetch_payload = {"addr": self.fetch_offered, "len": RECORD_BYTES // config.bus_bytes - 1}
+        takes = self.stalls.fetch == 0 or self.rng.random() < 0.8
+        return self.fetch_offered is not None, self.fetch_payload, takes
 
     def _observe_fetch(self, ctx):
         master = self.bench.master
@@ -279,10 +282,7 @@ class DmaDriver:
             ctx.set(self.bench.dma.bounds, self.part.bounds)
             await process(ctx)
 
-        simulator = Simulator(self.dut)
-        simulator.add_clock(1e-8)
-        simulator.add_testbench(bounded)
-        simulator.run()
+        simulate(self.dut, bounded)
 
 
 def beats_of_row(config: NpuConfig, f: Fields, address: int) -> list[int]:
