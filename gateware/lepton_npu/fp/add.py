@@ -77,7 +77,7 @@ class Fp32Add(wiring.Component):
         m.d.comb += total.eq(Cat(Const(0, 3), s.big) + (s.small ^ s.differ.replicate(27)) + s.differ)
         s = pipe.step(
             total=Cat(total[:27], total[27] & ~s.differ),
-            exponent=s.exponent,
+            exponent=s.exponent + 1,
             sign=s.sign,
             zero_sign=s.zero_sign,
             nan=s.nan,
@@ -87,7 +87,7 @@ class Fp32Add(wiring.Component):
         coarse, count = normalise(m, s.total, (16, 8, 4), "coarse")
         s = pipe.step(
             total=coarse,
-            exponent=(s.exponent + 1 - count).as_signed(),
+            exponent=(s.exponent - count).as_signed(),
             sign=s.sign,
             zero_sign=s.zero_sign,
             nan=s.nan,

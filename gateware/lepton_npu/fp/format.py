@@ -72,15 +72,20 @@ def normalise(m: Module, value: Value, steps: tuple[int, ...], name: str) -> tup
     (shifted, count)
         The shifted value, as wide as before, and how far it was shifted.
     """
-    width, count = len(value), []
+    # Which groups of bits are zero, the top one first, is shifted along: the decisions do not wait for the wide shifts.
+    width, count, group = len(value), [], steps[-1]
+    groups = sum(steps) // group
+    zero = Cat(value[width - (i + 1) * group : width - i * group] == 0 for i in range(groups))
     for step in steps:
         empty = Signal(name=f"{name}_empty{step}")
         shifted = Signal(width, name=f"{name}_shift{step}")
+        left = Signal(groups, name=f"{name}_zero{step}")
         m.d.comb += [
-            empty.eq(value[width - step :] == 0),
+            empty.eq(zero[: step // group].all()),
             shifted.eq(Mux(empty, (value << step)[:width], value)),
+            left.eq(Mux(empty, zero[step // group :], zero)),
         ]
-        value = shifted
+        value, zero = shifted, left
         count.append(empty)
     total = Signal(range(sum(steps) + 1), name=f"{name}_count")
     shifts = Cat(*reversed(count))

@@ -69,14 +69,19 @@ class Fp32Function(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         pipe = Pipeline(m, self.i_valid)
-        exp, recip, sqrt, rsqrt, sigmoid, tanh = self._is_op()
+        # The stages behind the first see the operation a cycle late, decoded: nothing is there in its first cycle.
+        late = Signal(len(FunctionOp))
+        m.d.sync += late.eq(Cat(self.op == op for op in FunctionOp.__members__.values()))
+        exp, recip, sqrt, rsqrt, sigmoid, tanh = late
         first_alone = Signal()
         m.d.comb += first_alone.eq(exp | sqrt | rsqrt)
 
         u = Unpacked(self.i)
         small = Signal()
         # Below 0.625.
-        m.d.comb += small.eq(tanh & ((u.exponent < 126) | ((u.exponent == 126) & (u.fraction[21:] == 0))))
+        m.d.comb += small.eq(
+            (self.op == FunctionOp.TANH) & ((u.exponent < 126) | ((u.exponent == 126) & (u.fraction[21:] == 0)))
+        )
         s = pipe.step(
             sign=u.sign,
             exponent=u.exponent,
@@ -88,7 +93,7 @@ class Fp32Function(wiring.Component):
             # |x| * log2(e), or x^2.
             factor=Mux(small, Cat(Const(0, 10), u.significand), tables.LOG2E)[: tables.LOG2E_FRACTION_BITS + 1],
         )
-        special = self._special(m, s)
+        special = self._special(m, s, late)
         s = pipe.step(
             low=s.significand[:_LOW] * s.factor[:_LOW],
             cross0=s.significand[_LOW:] * s.factor[:_LOW],
@@ -255,25 +260,21 @@ class Fp32Function(wiring.Component):
         m.d.comb += [self.o_valid.eq(last.valid), self.o.eq(s.result)]
         return m
 
-    def _is_op(self) -> list[Value]:
-        return [Value.cast(self.op == op) for op in FunctionOp.__members__.values()]
-
-    def _special(self, m: Module, s: SimpleNamespace) -> dict[str, Value]:
+    def _special(self, m: Module, s: SimpleNamespace, is_op: Value) -> dict[str, Value]:
         """What the quadratics do not give: exponent field, whether it is a NaN; and the sign of every result."""
-        exp, recip, sqrt, rsqrt, sigmoid, tanh = self._is_op()
+        exp, recip, sqrt, rsqrt, sigmoid, tanh = is_op
         special, nan, field = Signal(), Signal(), Signal(8)
         infinity = 255
         with m.If(s.nan | ((sqrt | rsqrt) & s.sign & ~s.zero)):
             m.d.comb += [special.eq(1), nan.eq(1), field.eq(infinity)]
         with m.Elif(s.zero):
             m.d.comb += special.eq(1)
-            with m.Switch(self.op):
-                with m.Case(FunctionOp.EXP):
-                    m.d.comb += field.eq(_ONE)
-                with m.Case(FunctionOp.RECIP, FunctionOp.RSQRT):
-                    m.d.comb += field.eq(infinity)
-                with m.Case(FunctionOp.SIGMOID):
-                    m.d.comb += field.eq(_ONE - 1)
+            with m.If(exp):
+                m.d.comb += field.eq(_ONE)
+            with m.Elif(recip | rsqrt):
+                m.d.comb += field.eq(infinity)
+            with m.Elif(sigmoid):
+                m.d.comb += field.eq(_ONE - 1)
         with m.Elif(recip):
             # Powers of two are exact; infinity is one.
             m.d.comb += special.eq(s.significand[:23] == 0)

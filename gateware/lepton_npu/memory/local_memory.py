@@ -104,7 +104,7 @@ class LocalMemory(wiring.Component):
             m.d.comb += port.pause.eq(count == PATIENCE - 1)
             m.d.sync += [late.eq(waits), count.eq(Mux(late, count + 1, 0))]
 
-        outputs, enables = [], []
+        outputs = []
         load, vector = self.load.req, self.vector_write
         load_blocked = Signal()
         m.d.comb += load.ready.eq(~load_blocked)
@@ -115,7 +115,6 @@ class LocalMemory(wiring.Component):
                 with m.If(wanted[name][bank]):
                     m.d.comb += address.eq(readers[name].req.payload[bank_bits : config.vmem_addr_bits])
             enable = Signal(name=f"bank{bank}_enable")
-            enables.append(enable)
             m.d.comb += enable.eq(Cat(grant[bank] for grant in granted.values()).any())
             outputs.append(read_block_ram(m, memory, enable=enable, address=address, name=f"bank{bank}_row"))
             write = memory.write_port()
@@ -144,7 +143,6 @@ class LocalMemory(wiring.Component):
             with m.If(by_matrix):
                 m.d.comb += address.eq(self.acc.read_addr[:half_bits])
             enable = Signal(name=f"half{half}_enable")
-            enables.append(enable)
             m.d.comb += enable.eq(Cat(grant[banks + half] for grant in granted.values()).any() | by_matrix)
             halves.append(read_block_ram(m, memory, enable=enable, address=address, name=f"half{half}_row"))
             write = memory.write_port()
@@ -155,13 +153,12 @@ class LocalMemory(wiring.Component):
             ]
         outputs += halves
 
-        # Second cycle: block RAM is slow, and its readers are far apart, so its output goes straight to a register.
+        # Second cycle: block RAM is slow, and its readers are far apart, so its output goes straight to a register. The
+        # memory keeps its output, so this needs no enable, nor does the choice below: its wires have no room for them.
         registered = []
-        for number, (output, enable) in enumerate(zip(outputs, enables, strict=True)):
-            row, loaded = Signal(config.row_bits, name=f"output{number}", reset_less=True), Signal(name=f"read{number}")
-            m.d.sync += loaded.eq(enable)
-            with m.If(loaded):
-                m.d.sync += row.eq(output)
+        for number, output in enumerate(outputs):
+            row = Signal(config.row_bits, name=f"output{number}", reset_less=True)
+            m.d.sync += row.eq(output)
             registered.append(row)
 
         # Third cycle: the reader's row, from the bank it was granted. Each of its words has a choice of its own: a row
@@ -174,12 +171,12 @@ class LocalMemory(wiring.Component):
             for number in range(config.side):
                 kept = {"keep": 1}  # else synthesis finds that they are the same
                 chosen2 = Signal(banks + 2, name=f"{name}_chosen_word{number}", attrs=kept)
-                valid2 = Signal(name=f"{name}_valid_word{number}", attrs=kept)
                 word = Signal(32, name=f"{name}_word{number}", reset_less=True)
-                m.d.sync += [chosen2.eq(chosen1), valid2.eq(valid[0])]
                 parts = [output.word_select(number, 32) for output in registered]
-                with m.If(valid2):
-                    m.d.sync += word.eq(reduce(or_, (part & bit.replicate(32) for part, bit in zip(parts, chosen2))))
+                m.d.sync += [
+                    chosen2.eq(chosen1),
+                    word.eq(reduce(or_, (part & bit.replicate(32) for part, bit in zip(parts, chosen2)))),
+                ]
                 words.append(word)
             m.d.comb += [port.resp_valid.eq(valid[-1]), port.resp_data.eq(Cat(words))]
 

@@ -122,11 +122,14 @@ class VectorLane(wiring.Component):
                 with m.Case(op):
                     m.d.comb += function.op.eq(choice)
 
+        # No unit answers in the cycle of its operands, so the choice of the answer may be a cycle late.
         o_valid, o = Signal(), Signal(32)
+        by_mul_add, by_function, out_plain = Signal(), Signal(), Signal()
+        m.d.sync += [by_mul_add.eq(is_mul_add), by_function.eq(is_function), out_plain.eq(plain_out)]
         m.d.comb += o_valid.eq(mul_add.o_valid | compare.o_valid | function.o_valid)
-        with m.If(is_mul_add):
+        with m.If(by_mul_add):
             m.d.comb += o.eq(mul_add.o)
-        with m.Elif(is_function):
+        with m.Elif(by_function):
             m.d.comb += o.eq(function.o)
         with m.Else():
             m.d.comb += o.eq(compare.o)
@@ -137,10 +140,10 @@ class VectorLane(wiring.Component):
         with m.If(o_valid):
             m.d.sync += rectified.eq(Mux(self.relu & o[31] & ~nan, 0, o))
         m.d.comb += [
-            result.i_valid.eq(rectified_valid & ~plain_out),
+            result.i_valid.eq(rectified_valid & ~out_plain),
             result.format.eq(self.dst_format),
             result.i.eq(rectified),
-            self.o_valid.eq(Mux(plain_out, rectified_valid, result.o_valid)),
-            self.o.eq(Mux(plain_out, rectified, result.o)),
+            self.o_valid.eq(Mux(out_plain, rectified_valid, result.o_valid)),
+            self.o.eq(Mux(out_plain, rectified, result.o)),
         ]
         return m
