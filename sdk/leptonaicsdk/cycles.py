@@ -27,8 +27,8 @@ START = 3
 FETCH_AHEAD = 2
 """Records in flight at most."""
 
-VECTOR_FILL = 8
-"""From a command to its last row, besides the rows and the operation's unit: 3 of the local memory, 3 of queue and
+VECTOR_FILL = 9
+"""From a command to its last row, besides the rows and the operation's unit: 4 of the local memory, 3 of queue and
 operand registers, 1 of relu, 1 of the result's. The next command starts with that row."""
 VECTOR_CONVERT = 3
 """Besides, if a is not F32, and if the result is not."""
@@ -37,24 +37,24 @@ VECTOR_UNIT = {VectorOp.MULADD: 9, VectorOp.RECIP: 10, VectorOp.EXP: 11, VectorO
 """Latency of an operation's unit."""
 VECTOR_COMPARE = 2
 """The same for all other operations."""
-QUANT_FILL = 15
+QUANT_FILL = 16
 """From a command to its first tile row, besides a cycle for each limb plane and source row of the first tile, and for
-each step but one of the largest exponent's tree: 1 of the walk, 6 + 3 + 5 of memory and conversion."""
+each step but one of the largest exponent's tree: 1 of the walk, 6 + 4 + 5 of memory and conversion."""
 MATMUL_START = 2
 """From a command to its first weight row; the first row of a pass follows the last weight row."""
 TILE_READ, ARRAY_END = 3, 1
 """Latency of the tile memory; of the array besides T + T / 4."""
-ACCUMULATE = 8
-"""From a sum to its accumulator, and the least distance of two additions to one accumulator row."""
+ACCUMULATE, TURNAROUND = 8, 9
+"""From a sum to its accumulator; the least distance of two additions to one accumulator row."""
 DMA_START = 6
 """From a LOAD or STORE to the address of its first burst on the bus."""
 DMA_ROW, DMA_BURST = 2, 2
 """Cycles of the burst walker for a row, and for a burst."""
 DMA_END = 1
 """From the last beat (LOAD), or its answer (STORE), to the end of the command."""
-STORE_READ = 4
+STORE_READ = 5
 """From the address of a burst of STORE to its first data beat."""
-LOAD_TRIP, STORE_TRIP = 2, 7
+LOAD_TRIP, STORE_TRIP = 2, 8
 """From a burst that makes room to the next one's address, and from that to its first beat, besides the memory's."""
 
 
@@ -164,7 +164,7 @@ def _matmul(config: NpuConfig, _: Memory, f: Mapping[str, int]) -> Timing:
     limbs_a, limbs_b = Precision(f["a_precision"]).limbs, Precision(f["b_precision"]).limbs
     each = f["k_tiles"] * sum(a + b <= 2 for a in range(limbs_a) for b in range(limbs_b))
     whole = max(rows, side)  # of a pass: the next tile's weights come meanwhile
-    stream = columns * (each - 1) * max(whole, ACCUMULATE) + (columns - 1) * whole + rows
+    stream = columns * (each - 1) * max(whole, TURNAROUND) + (columns - 1) * whole + rows
     drain = TILE_READ + side + side // 4 + ARRAY_END + ACCUMULATE - 1
     adding = 1 if f["accumulate"] else (each - 1) / each  # passes that read what they add to
     return Timing(MATMUL_START + side, stream, drain, whole, _half(config, f["acc"]), adding * rows / whole)

@@ -3,14 +3,23 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from lepton_npu.spec.config import NpuConfig
 
 from .block_ram import block_ram, read_block_ram
-from .ports import LOCAL_ADDR_BITS, LOCAL_READ_LATENCY, AccPort, LocalPriorityWritePort, LocalReadPort, LocalWritePort
+from .ports import (
+    ACC_READ_LATENCY,
+    LOCAL_ADDR_BITS,
+    LOCAL_READ_LATENCY,
+    AccPort,
+    LocalPriorityWritePort,
+    LocalReadPort,
+    LocalWritePort,
+)
 
 __all__ = ["PATIENCE", "READERS", "LocalMemory"]
 
@@ -33,9 +42,10 @@ class LocalMemory(wiring.Component):
     Of the two writers the vector unit goes first. A STORE that waits for the matrix engine, or a LOAD for the vector
     unit, gets a cycle after `PATIENCE` and the way through that engine, whatever it runs.
 
-    Reads have exactly `LOCAL_READ_LATENCY` cycles (memory, its output register, the choice of the bank), the matrix
-    engine's `ACC_READ_LATENCY` (memory, the choice of the half). What a read gives for a row that is written in its own
-    cycle is not defined. Contents are zero at power-on and kept through a reset.
+    Reads have exactly `LOCAL_READ_LATENCY` cycles (the bank's request, memory, its output register, the choice of the
+    bank), the matrix engine's `ACC_READ_LATENCY` (request, memory, the choice of the half). Writes reach the memory a
+    cycle after their handshake as well, so both keep their order. What a read gives for a row that is written in its
+    own cycle is not defined. Contents are zero at power-on and kept through a reset.
 
     Parameters
     ----------
@@ -104,35 +114,53 @@ class LocalMemory(wiring.Component):
             m.d.comb += port.pause.eq(count == PATIENCE - 1)
             m.d.sync += [late.eq(waits), count.eq(Mux(late, count + 1, 0))]
 
+        # First cycle: each bank and half registers what it is asked for. It is many block RAMs, far from each other and
+        # from those that ask, so nothing else fits into the way of an address.
+        def read(memory: Memory, number: int, address: Signal, by_matrix: Value | int = 0) -> Signal:
+            name = memory_names[number]
+            enable, at = Signal(name=f"{name}_enable"), Signal(len(address), name=f"{name}_at", reset_less=True)
+            any_granted = Cat(grant[number] for grant in granted.values()).any() | by_matrix
+            m.d.sync += [enable.eq(any_granted), at.eq(address)]
+            return read_block_ram(m, memory, enable=enable, address=at, name=f"{name}_row")
+
+        memory_names = [*(f"bank{bank}" for bank in range(banks)), "half0", "half1"]
         outputs = []
         load, vector = self.load.req, self.vector_write
+        load_row, vector_row = (Signal(config.row_bits, name=f"{n}_row", reset_less=True) for n in ("load", "vector"))
         load_blocked = Signal()
         m.d.comb += load.ready.eq(~load_blocked)
+        m.d.sync += [load_row.eq(load.payload.data), vector_row.eq(vector.data)]
         for bank in range(banks):
             memory = m.submodules[f"bank{bank}"] = block_ram(config.row_bits, config.vmem_rows // banks)
             address = Signal(config.vmem_addr_bits - bank_bits, name=f"bank{bank}_address")
             for name in reversed(READERS):
                 with m.If(wanted[name][bank]):
                     m.d.comb += address.eq(readers[name].req.payload[bank_bits : config.vmem_addr_bits])
-            enable = Signal(name=f"bank{bank}_enable")
-            m.d.comb += enable.eq(Cat(grant[bank] for grant in granted.values()).any())
-            outputs.append(read_block_ram(m, memory, enable=enable, address=address, name=f"bank{bank}_row"))
+            outputs.append(read(memory, bank, address))
             write = memory.write_port()
             by_vector = Signal(name=f"bank{bank}_by_vector")
             by_load = Signal(name=f"bank{bank}_by_load")
+            enable, at = Signal(name=f"bank{bank}_write"), Signal(len(address), name=f"bank{bank}_write_at")
+            of_vector = Signal(name=f"bank{bank}_of_vector")
             m.d.comb += [
                 by_vector.eq(vector.en & (vector.addr[:bank_bits] == bank)),
                 by_load.eq(load.valid & (load.payload.addr[:bank_bits] == bank)),
-                write.en.eq(by_vector | by_load),
-                write.addr.eq(load.payload.addr[bank_bits:]),
-                write.data.eq(load.payload.data),
+                write.en.eq(enable),
+                write.addr.eq(at),
+                write.data.eq(Mux(of_vector, vector_row, load_row)),
             ]
-            with m.If(by_vector):
-                m.d.comb += [write.addr.eq(vector.addr[bank_bits:]), write.data.eq(vector.data)]
+            m.d.sync += [
+                enable.eq(by_vector | by_load),
+                at.eq(Mux(by_vector, vector.addr[bank_bits:], load.payload.addr[bank_bits:])),
+                of_vector.eq(by_vector),
+            ]
             with m.If(by_vector & by_load):
                 m.d.comb += load_blocked.eq(1)
 
         halves = []
+        acc_row = Signal(config.row_bits, name="acc_write_row", reset_less=True)
+        acc_at = Signal(half_bits, name="acc_write_at", reset_less=True)
+        m.d.sync += [acc_row.eq(self.acc.write_data), acc_at.eq(self.acc.write_addr[:half_bits])]
         for half in range(2):
             memory = m.submodules[f"half{half}"] = block_ram(config.row_bits, config.acc_rows // 2)
             address = Signal(half_bits, name=f"half{half}_address")
@@ -142,18 +170,14 @@ class LocalMemory(wiring.Component):
             by_matrix = self.acc.read_en & (self.acc.read_addr[-1] == half)
             with m.If(by_matrix):
                 m.d.comb += address.eq(self.acc.read_addr[:half_bits])
-            enable = Signal(name=f"half{half}_enable")
-            m.d.comb += enable.eq(Cat(grant[banks + half] for grant in granted.values()).any() | by_matrix)
-            halves.append(read_block_ram(m, memory, enable=enable, address=address, name=f"half{half}_row"))
+            halves.append(read(memory, banks + half, address, by_matrix))
             write = memory.write_port()
-            m.d.comb += [
-                write.en.eq(self.acc.write_en & (self.acc.write_addr[-1] == half)),
-                write.addr.eq(self.acc.write_addr[:half_bits]),
-                write.data.eq(self.acc.write_data),
-            ]
+            enable = Signal(name=f"half{half}_write")
+            m.d.sync += enable.eq(self.acc.write_en & (self.acc.write_addr[-1] == half))
+            m.d.comb += [write.en.eq(enable), write.addr.eq(acc_at), write.data.eq(acc_row)]
         outputs += halves
 
-        # Second cycle: block RAM is slow, and its readers are far apart, so its output goes straight to a register. The
+        # Third cycle: block RAM is slow, and its readers are far apart, so its output goes straight to a register. The
         # memory keeps its output, so this needs no enable, nor does the choice below: its wires have no room for them.
         registered = []
         for number, output in enumerate(outputs):
@@ -161,34 +185,37 @@ class LocalMemory(wiring.Component):
             m.d.sync += row.eq(output)
             registered.append(row)
 
-        # Third cycle: the reader's row, from the bank it was granted. Each of its words has a choice of its own: a row
+        # Fourth cycle: the reader's row, from the bank it was granted. Each of its words has a choice of its own: a row
         # is spread over many block RAMs, and one register cannot be near all of them.
         for name, port in readers.items():
-            chosen1 = Signal(banks + 2, name=f"{name}_chosen")
+            chosen = granted[name]
+            for cycle in range(LOCAL_READ_LATENCY - 2):
+                later = Signal(banks + 2, name=f"{name}_chosen{cycle + 1}")
+                m.d.sync += later.eq(chosen)
+                chosen = later
             valid = Signal(LOCAL_READ_LATENCY, name=f"{name}_valid")
-            m.d.sync += [chosen1.eq(granted[name]), valid.eq(Cat(granted[name].any(), valid))]
+            m.d.sync += valid.eq(Cat(granted[name].any(), valid))
             words = []
             for number in range(config.side):
                 kept = {"keep": 1}  # else synthesis finds that they are the same
-                chosen2 = Signal(banks + 2, name=f"{name}_chosen_word{number}", attrs=kept)
+                choice = Signal(banks + 2, name=f"{name}_chosen_word{number}", attrs=kept)
                 word = Signal(32, name=f"{name}_word{number}", reset_less=True)
                 parts = [output.word_select(number, 32) for output in registered]
                 m.d.sync += [
-                    chosen2.eq(chosen1),
-                    word.eq(reduce(or_, (part & bit.replicate(32) for part, bit in zip(parts, chosen2)))),
+                    choice.eq(chosen),
+                    word.eq(reduce(or_, (part & bit.replicate(32) for part, bit in zip(parts, choice)))),
                 ]
                 words.append(word)
             m.d.comb += [port.resp_valid.eq(valid[-1]), port.resp_data.eq(Cat(words))]
 
-        chosen_half = Signal()
-        read = Signal()
+        # The matrix engine's row comes from its half without a register between.
+        reads = Signal(ACC_READ_LATENCY - 1, name="acc_reads")
+        from_half = Signal(ACC_READ_LATENCY - 1, name="acc_from_half")
         row = Signal(config.row_bits, name="acc_row", reset_less=True)
-        m.d.sync += read.eq(self.acc.read_en)
-        with m.If(self.acc.read_en):
-            m.d.sync += chosen_half.eq(self.acc.read_addr[-1])
-        with m.If(read):
+        m.d.sync += [reads.eq(Cat(self.acc.read_en, reads)), from_half.eq(Cat(self.acc.read_addr[-1], from_half))]
+        with m.If(reads[-1]):
             m.d.sync += row.eq(halves[0])
-            with m.If(chosen_half):
+            with m.If(from_half[-1]):
                 m.d.sync += row.eq(halves[1])
         with m.Else():
             m.d.sync += row.eq(0)

@@ -18,10 +18,10 @@ __all__ = [
 LOCAL_ADDR_BITS = 16
 """A local row address: bit 15 selects the accumulator memory."""
 
-LOCAL_READ_LATENCY = 3
+LOCAL_READ_LATENCY = 4
 """Cycles from the handshake of a read request to its data."""
 
-ACC_READ_LATENCY = 2
+ACC_READ_LATENCY = 3
 """Cycles from ``read_en`` to ``read_data`` of the matrix engine's accumulator port."""
 
 

@@ -29,8 +29,8 @@ class VectorEngine(wiring.Component):
 
     A row takes ``side / lanes`` cycles if its operands arrive, which are at most one row of each operand a cycle; b or
     c that is the same rows as a (not packed) arrives with it. A command starts in the cycle in which the one before it
-    writes its last row, and reads its first one in the next: with the 3 cycles of the memory that is 10 (comparisons),
-    17 (multiply-add) to 27 (sigmoid, tanh) cycles without a new group between two commands, and 3 more for each
+    writes its last row, and reads its first one in the next: with the 4 cycles of the memory that is 11 (comparisons),
+    18 (multiply-add) to 28 (sigmoid, tanh) cycles without a new group between two commands, and 3 more for each
     conversion between F32 and another format.
 
     Errors: LOCAL_RANGE at the first step at which an operand or the result (in the order a, b, c, dst) names no row,

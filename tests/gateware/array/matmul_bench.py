@@ -49,16 +49,21 @@ class MatmulBench(wiring.Component):
         connect(m, tiles.streamed, engine.streamed)
         connect(m, flipped(self.write), tiles.write)
         read, write = self.accumulators.read_port(), self.accumulators.write_port()
-        data, valid = Signal(self.config.row_bits), Signal()
-        m.d.sync += [valid.eq(engine.acc.read_en), data.eq(Mux(valid, read.data, 0))]
-        m.d.comb += [
-            engine.bounds.eq(self.bounds),
-            read.en.eq(engine.acc.read_en),
+        # As in the local memory, requests are registered, then come memory and output register.
+        asked, data, valid = Signal(), Signal(self.config.row_bits), Signal()
+        m.d.sync += [
+            asked.eq(engine.acc.read_en),
             read.addr.eq(engine.acc.read_addr),
-            engine.acc.read_data.eq(data),
+            valid.eq(asked),
+            data.eq(Mux(valid, read.data, 0)),
             write.en.eq(engine.acc.write_en),
             write.addr.eq(engine.acc.write_addr),
             write.data.eq(engine.acc.write_data),
+        ]
+        m.d.comb += [
+            engine.bounds.eq(self.bounds),
+            read.en.eq(asked),
+            engine.acc.read_data.eq(data),
             self.active.eq(engine.active),
             self.row.eq(engine.row),
         ]
