@@ -11,6 +11,7 @@ from lepton_npu.verilog import port_names
 from lepton_verif.job import Job
 
 from .axi_limits import axi_limits
+from .core import core_verilog
 from .run import CocotbResult, run_cocotb
 
 __all__ = ["run_jobs"]
@@ -39,8 +40,8 @@ def run_jobs(
     AssertionError
         If a port has an X after reset, a rule of AXI is broken, or a job does not end with its tag and memory.
     """
-    core = LeptonNpu(config)
-    outputs = [name for name, (_, direction) in port_names(core).items() if direction == PortDirection.Output]
+    ports = port_names(LeptonNpu(config))
+    outputs = [name for name, (_, direction) in ports.items() if direction == PortDirection.Output]
     paths = []
     for number, job in enumerate(jobs):
         path = folder / f"{number}.npz"
@@ -48,4 +49,4 @@ def run_jobs(
         paths.append(str(path))
     limits = [asdict(limit) for limit in axi_limits(config)]
     params = {"jobs": paths, "stall": stall, "outputs": outputs, "limits": limits}
-    return run_cocotb(core, "lepton_npu", "lepton_verif.tb.job_tb", sim=sim, params=params, **options)
+    return run_cocotb(core_verilog(config), "lepton_npu", "lepton_verif.tb.job_tb", sim=sim, params=params, **options)

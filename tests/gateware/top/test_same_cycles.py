@@ -6,8 +6,7 @@ import lepton_sim
 import numpy as np
 import pytest
 from lepton_npu.spec.config import PRESETS
-from lepton_npu.top import LeptonNpu
-from lepton_sim.core import core_library, run_job
+from lepton_sim.core import core_library, core_verilog, run_job
 from lepton_sim.data import digits
 from lepton_sim.harness import Harness, Stalls
 from lepton_sim.main_job import make_job
@@ -33,7 +32,7 @@ def _on_the_harness(job, folder, **options) -> dict:
 
 def _under_cocotb(entries):
     lepton_sim.run_cocotb(
-        LeptonNpu(CONFIG), "lepton_npu", "lepton_verif.tb.cycles_tb", sim="verilator", params={"jobs": entries}
+        core_verilog(CONFIG), "lepton_npu", "lepton_verif.tb.cycles_tb", sim="verilator", params={"jobs": entries}
     )
 
 
