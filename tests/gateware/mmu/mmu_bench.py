@@ -8,7 +8,7 @@ from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import Access, Invalidate, TranslationFault
 from lepton_verif.model.translation import BusError
 
-from tests.gateware.simulation import kept, simulate
+from tests.gateware.simulation import Pins, kept, simulate
 
 __all__ = ["MmuDriver", "Request"]
 
@@ -49,6 +49,11 @@ class MmuDriver:
         self.takes = [True] * len(Access)
         self.halt, self.now = False, 0
         self._due: deque[tuple[int, int, int]] = deque()
+        dut = self.dut
+        payloads = [*dut.i, dut.invalidate, dut.r]
+        ready = [*(port.ready for port in dut.o), dut.halt, dut.ar.ready]
+        self._pins = Pins(*(p.payload for p in payloads), *(p.valid for p in payloads), *ready)
+        self._payloads: list[dict[str, int]] = [{} for _ in payloads]  # they stay when they are not valid any more
         self._open = 0
         self._shown: list[tuple[TranslationFault, int] | None] = [None] * len(Access)
 
@@ -61,22 +66,17 @@ class MmuDriver:
 
     async def cycle(self, ctx, *, invalidate: tuple[Invalidate, int, int] | None = None) -> None:
         """One cycle, with an invalidation (kind, ASID, page) or none. Data are those of the cycle of the read."""
-        dut = self.dut
-        for port, asks in zip(dut.i, self.ask):
-            ctx.set(port.valid, bool(asks))
+        dut, values = self.dut, self._payloads
+        for number, asks in enumerate(self.ask):
             if asks:
-                ctx.set(port.payload, dict(zip(("page", "access", "asid", "root"), asks[0])))
-        for port, takes in zip(dut.o, self.takes):
-            ctx.set(port.ready, takes)
-        ctx.set(dut.invalidate.valid, invalidate is not None)
+                values[number] = dict(zip(("page", "access", "asid", "root"), asks[0]))
         if invalidate is not None:
-            ctx.set(dut.invalidate.payload, dict(zip(("kind", "asid", "page"), invalidate)))
-        ctx.set(dut.halt, self.halt)
-        ctx.set(dut.ar.ready, 1)
+            values[-2] = dict(zip(("kind", "asid", "page"), invalidate))
         beat = self._due[0] if self._due and self._due[0][0] <= self.now else None
-        ctx.set(dut.r.valid, beat is not None)
         if beat:
-            ctx.set(dut.r.payload, {"data": beat[1], "resp": beat[2], "last": 1})
+            values[-1] = {"data": beat[1], "resp": beat[2], "last": 1}
+        valid = [*map(bool, self.ask), invalidate is not None, beat is not None]
+        self._pins.set(ctx, *values, *valid, *self.takes, self.halt, 1)
         assert ctx.get(dut.busy) == (self._open > 0), f"{self._open} requests are open"
         for number, (port_i, port_o) in enumerate(zip(dut.i, dut.o)):
             if ctx.get(port_i.valid) and ctx.get(port_i.ready):

@@ -3,12 +3,13 @@
 import random
 from collections import Counter
 
+from amaranth.hdl import Value
 from lepton_npu.mmu.tlb import Tlb
 from lepton_npu.spec.config import NpuConfig
 from lepton_npu.spec.translation import ENTRIES, Invalidate
 from lepton_verif.model.tlb import TlbEntry, TlbModel
 
-from tests.gateware.simulation import kept, simulate
+from tests.gateware.simulation import Pins, kept, simulate
 
 __all__ = ["TlbDriver"]
 
@@ -25,6 +26,10 @@ class TlbDriver:
     def __init__(self, rng: random.Random, config: NpuConfig, unit=Tlb):
         self.rng, self.config, self.dut = rng, config, kept(unit, config)
         self.model = TlbModel(config.tlb_entries)
+        dut = self.dut
+        self._lookup = Pins(dut.page, dut.asid, dut.write)
+        self._inputs = Pins(dut.fill.valid, dut.fill.payload, dut.invalidate.valid, dut.invalidate.payload)
+        self._fill = 0
         self.seen: Counter = Counter()
         self._offered: TlbEntry | None = None
         self._offered_page = 0
@@ -45,9 +50,7 @@ class TlbDriver:
     def look(self, ctx, page: int, asid: int, write: bool) -> None:
         """One lookup (several fit into a cycle: it is combinational): hit and frame, and how many entries hit."""
         dut = self.dut
-        ctx.set(dut.page, page)
-        ctx.set(dut.asid, asid)
-        ctx.set(dut.write, write)
+        self._lookup.set(ctx, page, asid, write)
         expected = self.model.lookup(page, asid, write)
         found = ctx.get(dut.frame) if ctx.get(dut.hit) else None
         assert found == expected, f"page 0x{page:x}, ASID {asid}, write {write}: {found}, not {expected}"
@@ -72,15 +75,14 @@ class TlbDriver:
         ``new`` is an entry and the page, anywhere in it, that its walk was for; offered again until it is accepted.
         """
         dut, rng = self.dut, self.rng
-        ctx.set(dut.fill.valid, new is not None)
         if new:
             e, page = new
             leaf = {
                 "frame": e.frame, "mega": e.pages > 1, "giga": e.pages > ENTRIES, "is_global": e.is_global,
                 "writable": e.writable,
             }  # fmt: skip
-            ctx.set(dut.fill.payload, {"page": page, "asid": e.asid, "leaf": leaf})
-        ctx.set(dut.invalidate.valid, invalidation is not None)
+            fill = dut.fill.payload.shape().const({"page": page, "asid": e.asid, "leaf": leaf})
+            self._fill = Value.cast(fill).value
         # What is not valid, and what a kind does not use, is noise.
         noise = {"kind": rng.randrange(4), "asid": rng.choice(self.asids), "page": self.page()}
         if invalidation:
@@ -90,7 +92,7 @@ class TlbDriver:
                 noise["asid"] = asid
             if kind in (Invalidate.ADDRESS, Invalidate.ASID_ADDRESS):
                 noise["page"] = page
-        ctx.set(dut.invalidate.payload, noise)
+        self._inputs.set(ctx, new is not None, self._fill, invalidation is not None, noise)
         for lookup in lookups:
             self.look(ctx, *lookup)
         for page, asid, _ in lookups[-1:]:  # the rest is slow

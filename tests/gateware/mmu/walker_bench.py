@@ -10,7 +10,7 @@ from lepton_npu.spec.page_table import entry
 from lepton_npu.spec.translation import Access, Pte, TranslationFault
 from lepton_verif.model.translation import BusError, Translation, translate
 
-from tests.gateware.simulation import kept, simulate
+from tests.gateware.simulation import Pins, kept, simulate
 
 __all__ = ["GOOD", "Tables", "Walk", "WalkerBench"]
 
@@ -65,6 +65,8 @@ class WalkerBench:
 
     def __init__(self, config: NpuConfig, unit=PageWalker, seed: int = 1):
         self.config, self.dut, self.rng = config, kept(unit, config), random.Random(seed)
+        dut = self.dut
+        self._pins = Pins(dut.halt, dut.restart, dut.ar.ready, dut.r.valid, dut.r.payload, dut.o.ready)
 
     def simulate(self, process) -> None:
         simulate(self.dut, process)
@@ -112,13 +114,10 @@ class WalkerBench:
         held, due, seen_for, must_stay = None, None, 0, False
         for cycle in range(_LIMIT):
             halted, restart = halt(cycle), cycle in restarts
-            ctx.set(dut.halt, halted)
-            ctx.set(dut.restart, restart)
-            ctx.set(dut.ar.ready, held is not None and cycle - offered[-1] >= ar_delay if ar_delay else 1)
+            accepts = held is not None and cycle - offered[-1] >= ar_delay if ar_delay else 1
             beat = due is not None and cycle >= due
-            ctx.set(dut.r.valid, beat)
-            ctx.set(dut.r.payload, self._beat(tables, reads[-1]) if beat else self._noise())
-            ctx.set(dut.o.ready, int(seen_for >= take_delay))
+            data = self._beat(tables, reads[-1]) if beat else self._noise()
+            self._pins.set(ctx, halted, restart, accepts, beat, data, seen_for >= take_delay)
             if cycle:
                 assert ctx.get(dut.busy), "the walk has not ended"
                 assert not ctx.get(dut.i.ready), "one walk at a time"
