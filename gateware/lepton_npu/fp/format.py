@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
-__all__ = ["CANONICAL_NAN", "Pipeline", "Unpacked", "infinity", "normalise", "pack_rounded"]
+__all__ = ["CANONICAL_NAN", "Pipeline", "Unpacked", "carry_save", "infinity", "normalise", "pack_rounded"]
 
 CANONICAL_NAN = 0x7FC00000
 """The one NaN that the units give."""
@@ -62,6 +62,17 @@ class Unpacked:
 def infinity(sign: Value) -> Value:
     """The infinity with that sign bit."""
     return Cat(Value.cast(0x7F800000)[:31], sign)
+
+
+def carry_save(a: Value, b: Value, c: Value, *, width: int) -> tuple[Value, Value]:
+    """Two numbers whose sum is ``a + b + c`` modulo 2^width, a LUT a bit later: each sign-extended, no carry moves."""
+    a, b, c = (_extended(value, width) for value in (a, b, c))
+    return a ^ b ^ c, (((a & b) | (a & c) | (b & c)) << 1)[:width]
+
+
+def _extended(value: Value, width: int) -> Value:
+    top = value[-1] if value.shape().signed else Const(0, 1)
+    return Cat(value, top.replicate(max(0, width - len(value))))[:width]
 
 
 def normalise(m: Module, value: Value, steps: tuple[int, ...], name: str) -> tuple[Value, Value]:

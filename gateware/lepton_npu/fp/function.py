@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from lepton_npu.spec import function_tables as tables
 
-from .format import Pipeline, Unpacked, pack_rounded
+from .format import Pipeline, Unpacked, carry_save, pack_rounded
 from .interpolate import interpolate
 
 __all__ = ["Fp32Function", "FunctionOp"]
@@ -114,7 +114,8 @@ class Fp32Function(wiring.Component):
             return {name: getattr(s, name) for name in ("sign", "special", "nan", "field", *names)}
 
         product = Signal(58)
-        m.d.comb += product.eq(Cat(s.low, s.high) + ((s.cross0 + s.cross1) << _LOW))
+        partial = carry_save(Cat(s.low, s.high), s.cross0 << _LOW, s.cross1 << _LOW, width=58)
+        m.d.comb += product.eq(partial[0] + partial[1])
         down, shift = Signal(signed(11)), Signal(6)
         m.d.comb += [
             down.eq(Mux(s.small, 260 - (s.exponent << 1), 133 - s.exponent - tanh)),

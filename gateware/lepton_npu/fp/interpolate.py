@@ -10,7 +10,7 @@ from amaranth.lib.memory import Memory
 
 from lepton_npu.spec import function_tables as tables
 
-from .format import Pipeline
+from .format import Pipeline, carry_save
 
 __all__ = ["Interpolated", "interpolate"]
 
@@ -111,7 +111,7 @@ def interpolate(
     if lent:
         wide = Signal(signed(29), name=f"{name}_factor")
         m.d.comb += wide.eq(Mux(s.multiply, s.factor, slope))
-        factors["slope"] = wide
+        factors |= {"slope": wide, "c0": Mux(s.multiply, 0, s.c0)}
     s = pipe.step(**factors, **sides(s))
 
     slope_low, slope_high = s.slope[:_LOW], s.slope[_LOW:].as_signed()
@@ -124,9 +124,9 @@ def interpolate(
         c0=s.c0,
         **sides(s),
     )
-    rise, value = Signal(signed(53), name=f"{name}_rise"), Signal(signed(34), name=f"{name}_value")
-    m.d.comb += [
-        rise.eq(s.low + ((s.cross0 + s.cross1) << _LOW) + (s.high << (2 * _LOW))),
-        value.eq(s.c0 + (rise >> tables.T_BITS)),
-    ]
-    return Interpolated(value, rise[:52], SimpleNamespace(**sides(s)))
+    # c0 + slope * t in one carry chain; a product that is lent has no c0.
+    parts_of_sum = (Cat(s.low, s.high).as_signed(), s.cross0 << _LOW, s.cross1 << _LOW, s.c0 << tables.T_BITS)
+    total = Signal(signed(tables.T_BITS + tables.FRACTION_BITS + 4), name=f"{name}_total")
+    first, second = carry_save(*carry_save(*parts_of_sum[:3], width=len(total)), parts_of_sum[3], width=len(total))
+    m.d.comb += total.eq(first + second)
+    return Interpolated((total >> tables.T_BITS).as_signed(), total[:52], SimpleNamespace(**sides(s)))
