@@ -143,9 +143,11 @@ class ElementToFp32(wiring.Component):
         coarse = Mux(short, magnitude << 16, magnitude)[:32]
         s = pipe.step(word=Mux(plain, word, coarse), short=short, sign=negative, plain=plain)
         shifted, count = normalise(m, s.word, (8, 4, 2, 1), "lead")
+        # 127 + 31 - n without a carry chain behind the count: 128 + ~(n + 1), or 127 for n = 31.
+        n = Cat(count[:4], s.short)
         s = pipe.step(
             word=Mux(s.plain, s.word, shifted),
-            exponent=127 + 31 - Cat(count[:4], s.short),
+            exponent=Cat(*(~(n[i] ^ n[:i].all()) for i in range(5)), n.all().replicate(2), ~n.all()),
             sign=s.sign,
             plain=s.plain,
         )

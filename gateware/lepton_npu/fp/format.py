@@ -83,20 +83,22 @@ def normalise(m: Module, value: Value, steps: tuple[int, ...], name: str) -> tup
     (shifted, count)
         The shifted value, as wide as before, and how far it was shifted.
     """
-    # Which groups of bits are zero, the top one first, is shifted along: the decisions do not wait for the wide shifts.
-    width, count, group = len(value), [], steps[-1]
-    groups = sum(steps) // group
-    zero = Cat(value[width - (i + 1) * group : width - i * group] == 0 for i in range(groups))
+    # For each step, which windows of so many bits are zero, the top one first, is shifted along: no decision waits for
+    # the wide shift before it, nor for more than a multiplexer.
+    width, count = len(value), []
+    zero: dict[int, Value] = {}
+    for number, step in enumerate(steps):
+        tops = [width - i * step for i in range(sum(steps[:number]) // step + 1)]
+        zero[step] = Cat(value[top - step : top] == 0 for top in tops)
     for step in steps:
         empty = Signal(name=f"{name}_empty{step}")
         shifted = Signal(width, name=f"{name}_shift{step}")
-        left = Signal(groups, name=f"{name}_zero{step}")
-        m.d.comb += [
-            empty.eq(zero[: step // group].all()),
-            shifted.eq(Mux(empty, (value << step)[:width], value)),
-            left.eq(Mux(empty, zero[step // group :], zero)),
-        ]
-        value, zero = shifted, left
+        m.d.comb += [empty.eq(zero.pop(step)[0]), shifted.eq(Mux(empty, (value << step)[:width], value))]
+        for smaller, windows in zero.items():
+            left = Signal(len(windows) - step // smaller, name=f"{name}_zero{smaller}_behind{step}")
+            m.d.comb += left.eq(Mux(empty, windows[step // smaller :], windows))
+            zero[smaller] = left
+        value = shifted
         count.append(empty)
     total = Signal(range(sum(steps) + 1), name=f"{name}_count")
     shifts = Cat(*reversed(count))

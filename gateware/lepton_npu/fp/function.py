@@ -70,11 +70,14 @@ class Fp32Function(wiring.Component):
         m = Module()
         pipe = Pipeline(m, self.i_valid)
         # The stages behind the first see the operation a cycle late, decoded: nothing is there in its first cycle.
-        late = Signal(len(FunctionOp))
-        m.d.sync += late.eq(Cat(self.op == op for op in FunctionOp.__members__.values()))
+        # Each unit keeps registers of its own for it (``keep``), else all lanes would share them.
+        late, first_alone = Signal(len(FunctionOp), attrs={"keep": 1}), Signal(attrs={"keep": 1})
+        is_first_alone = Cat(self.op == op for op in (FunctionOp.EXP, FunctionOp.SQRT, FunctionOp.RSQRT)).any()
+        m.d.sync += [
+            late.eq(Cat(self.op == op for op in FunctionOp.__members__.values())),
+            first_alone.eq(is_first_alone),
+        ]
         exp, recip, sqrt, rsqrt, sigmoid, tanh = late
-        first_alone = Signal()
-        m.d.comb += first_alone.eq(exp | sqrt | rsqrt)
 
         u = Unpacked(self.i)
         small = Signal()

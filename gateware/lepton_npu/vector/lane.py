@@ -1,6 +1,6 @@
 """One lane of the vector unit: convert, operate, rectify, convert back."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -34,8 +34,8 @@ class VectorLane(wiring.Component):
     """One result a cycle, in order as long as ``op`` stays the same: operations differ in latency.
 
     From operands to result: `ElementToFp32`, the operation's unit, 1 cycle for relu, `Fp32ToElement`; F32 goes around
-    the conversions in no time. ``op`` and the formats are read all along the way, so they may only change when nothing
-    is inside.
+    the conversions in no time. ``op``, the formats and ``relu`` are decoded into registers, read all along the way, so
+    they may only change when nothing is inside, and must be there a cycle before the first operand.
 
     Attributes
     ----------
@@ -78,14 +78,24 @@ class VectorLane(wiring.Component):
         m.submodules.function = function = Fp32Function()
         m.submodules.to_element = result = Fp32ToElement()
 
-        plain_in, plain_out = Signal(), Signal()
+        # Each lane has these for itself, near what they choose, where synthesis would see that they are the same.
+        def decoded(name: str, value: Value) -> Signal:
+            flag = Signal(len(value), name=name, attrs={"keep": 1})
+            m.d.sync += flag.eq(value)
+            return flag
+
+        plain_in = decoded("plain_in", self.a_format == Format.F32)
+        plain_out = decoded("plain_out", self.dst_format == Format.F32)
+        is_mul_add = decoded("is_mul_add", self.op == VectorOp.MULADD)
+        is_function = decoded("is_function", Cat(self.op == op for op in _FUNCTION).any())
+        is_compare = decoded("is_compare", ~Cat(self.op == op for op in (VectorOp.MULADD, *_FUNCTION)).any())
+        rectify = decoded("rectify", self.relu)
+        compare_op, function_op = Signal(CompareOp), Signal(FunctionOp)
         converting = Signal()
         m.d.comb += [
-            plain_in.eq(self.a_format == Format.F32),
-            plain_out.eq(self.dst_format == Format.F32),
             converting.eq(self.i_valid & ~plain_in),
             convert.i_valid.eq(converting),
-            convert.format.eq(self.a_format),
+            convert.format.eq(decoded("a_is", self.a_format)),
             convert.i.eq(self.a),
         ]
         valid, b, c = converting, self.b, self.c
@@ -103,12 +113,9 @@ class VectorLane(wiring.Component):
             m.d.comb += operand.eq(Mux(plain_in, own, converted))
 
         # Units that the command does not use get no operands, so that they do not toggle.
-        is_mul_add, is_function = Signal(), Signal()
         m.d.comb += [
-            is_mul_add.eq(self.op == VectorOp.MULADD),
-            is_function.eq(Cat(self.op == op for op in _FUNCTION).any()),
             mul_add.i_valid.eq(operands_valid & is_mul_add),
-            compare.i_valid.eq(operands_valid & ~is_mul_add & ~is_function),
+            compare.i_valid.eq(operands_valid & is_compare),
             function.i_valid.eq(operands_valid & is_function),
         ]
         for unit in (mul_add, compare):
@@ -117,19 +124,17 @@ class VectorLane(wiring.Component):
         with m.Switch(self.op):
             for op, choice in _COMPARE.items():
                 with m.Case(op):
-                    m.d.comb += compare.op.eq(choice)
+                    m.d.sync += compare_op.eq(choice)
             for op, choice in _FUNCTION.items():
                 with m.Case(op):
-                    m.d.comb += function.op.eq(choice)
+                    m.d.sync += function_op.eq(choice)
+        m.d.comb += [compare.op.eq(compare_op), function.op.eq(function_op)]
 
-        # No unit answers in the cycle of its operands, so the choice of the answer may be a cycle late.
         o_valid, o = Signal(), Signal(32)
-        by_mul_add, by_function, out_plain = Signal(), Signal(), Signal()
-        m.d.sync += [by_mul_add.eq(is_mul_add), by_function.eq(is_function), out_plain.eq(plain_out)]
         m.d.comb += o_valid.eq(mul_add.o_valid | compare.o_valid | function.o_valid)
-        with m.If(by_mul_add):
+        with m.If(is_mul_add):
             m.d.comb += o.eq(mul_add.o)
-        with m.Elif(by_function):
+        with m.Elif(is_function):
             m.d.comb += o.eq(function.o)
         with m.Else():
             m.d.comb += o.eq(compare.o)
@@ -138,12 +143,12 @@ class VectorLane(wiring.Component):
         rectified, rectified_valid = Signal(32, reset_less=True), Signal()
         m.d.sync += rectified_valid.eq(o_valid)
         with m.If(o_valid):
-            m.d.sync += rectified.eq(Mux(self.relu & o[31] & ~nan, 0, o))
+            m.d.sync += rectified.eq(Mux(rectify & o[31] & ~nan, 0, o))
         m.d.comb += [
-            result.i_valid.eq(rectified_valid & ~out_plain),
-            result.format.eq(self.dst_format),
+            result.i_valid.eq(rectified_valid & ~plain_out),
+            result.format.eq(decoded("dst_is", self.dst_format)),
             result.i.eq(rectified),
-            self.o_valid.eq(Mux(out_plain, rectified_valid, result.o_valid)),
-            self.o.eq(Mux(out_plain, rectified, result.o)),
+            self.o_valid.eq(Mux(plain_out, rectified_valid, result.o_valid)),
+            self.o.eq(Mux(plain_out, rectified, result.o)),
         ]
         return m
