@@ -81,10 +81,10 @@ class Fp32Function(wiring.Component):
 
         u = Unpacked(self.i)
         small = Signal()
-        # Below 0.625.
-        m.d.comb += small.eq(
-            (self.op == FunctionOp.TANH) & ((u.exponent < 126) | ((u.exponent == 126) & (u.fraction[21:] == 0)))
-        )
+        # Below 0.625 = 0x3F200000, without the carry chain of a comparison.
+        head = self.i[21:31]
+        below = ~head[9] & ~(head[3:9].all() & head[:3].any())
+        m.d.comb += small.eq((self.op == FunctionOp.TANH) & below)
         s = pipe.step(
             sign=u.sign,
             exponent=u.exponent,
