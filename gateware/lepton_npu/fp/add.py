@@ -39,8 +39,9 @@ class Fp32Add(wiring.Component):
         swap = Signal()
         down, up = Signal(9), Signal(9)
         m.d.comb += [
-            # Without flushing: the order of two numbers that both count as zero makes no difference.
-            swap.eq(self.b[:31] > self.a[:31]),
+            # Without flushing: the order of two numbers that both count as zero makes no difference. ``<`` is the carry
+            # of a subtraction; Yosys makes ``>`` of that and of a test for zero.
+            swap.eq(self.a[:31] < self.b[:31]),
             down.eq(a.exponent - b.exponent),
             up.eq(b.exponent - a.exponent),
         ]

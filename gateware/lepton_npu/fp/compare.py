@@ -52,13 +52,13 @@ class Fp32Compare(wiring.Component):
             return Cat(u.fraction, u.exponent, u.sign)
 
         a, b, c = Unpacked(self.a), Unpacked(self.b), Unpacked(self.c)
-        mag_a, mag_b = Cat(a.fraction, a.exponent), Cat(b.fraction, b.exponent)
         s = pipe.step(
             a=flushed(a),
             b=flushed(b),
             c=flushed(c),
-            below=mag_a < mag_b,
-            same=mag_a == mag_b,
+            # Of the magnitudes as they came: flushing makes a difference only where both are zero.
+            below=self.a[:31] < self.b[:31],
+            same=self.a[:31] == self.b[:31],
             nan_a=a.nan,
             nan_b=b.nan,
             nan_c=c.nan,
@@ -70,8 +70,8 @@ class Fp32Compare(wiring.Component):
         # Order with -0 below +0, as minimum and maximum need it.
         before, equal, nan = Signal(), Signal(), Signal()
         m.d.comb += [
-            equal.eq(s.same & (sign_a == sign_b)),
-            before.eq(Mux(sign_a != sign_b, sign_a, Mux(sign_a, ~s.below & ~s.same, s.below))),
+            equal.eq((s.same | s.zeros) & (sign_a == sign_b)),
+            before.eq(Mux(sign_a != sign_b, sign_a, ~s.zeros & Mux(sign_a, ~s.below & ~s.same, s.below))),
             nan.eq(s.nan_a | s.nan_b),
         ]
         take_a, truth, result = Signal(), Signal(), Signal(32)

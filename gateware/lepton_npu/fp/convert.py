@@ -142,18 +142,21 @@ class ElementToFp32(wiring.Component):
         ]
         coarse = Mux(short, magnitude << 16, magnitude)[:32]
         s = pipe.step(word=Mux(plain, word, coarse), short=short, sign=negative, plain=plain)
-        shifted, count = normalise(m, s.word, (8, 4, 2, 1), "lead")
-        # 127 + 31 - n without a carry chain behind the count: 128 + ~(n + 1), or 127 for n = 31.
-        n = Cat(count[:4], s.short)
+        shifted, count = normalise(m, s.word, (8, 4), "lead")
         s = pipe.step(
             word=Mux(s.plain, s.word, shifted),
-            exponent=Cat(*(~(n[i] ^ n[:i].all()) for i in range(5)), n.all().replicate(2), ~n.all()),
+            count=Cat(count[2:4], s.short),
             sign=s.sign,
             plain=s.plain,
         )
+        # The last steps before rounding. 127 + 31 - n without a carry chain behind the count: 128 + ~(n + 1), or 127
+        # for n = 31.
+        shifted, count = normalise(m, s.word, (2, 1), "last")
+        n = Cat(count, s.count)
+        exponent = Cat(*(~(n[i] ^ n[:i].all()) for i in range(5)), n.all().replicate(2), ~n.all())
         never = Const(0)  # an integer's exponent is neither too small nor too large
-        packed = pack_rounded(m, s.sign, s.exponent, s.word[8:], s.word[7], s.word[:7].any(), small=never, large=never)
-        s = pipe.step(result=Mux(s.plain, s.word, Mux(s.word[31], packed, 0))[:32])
+        packed = pack_rounded(m, s.sign, exponent, shifted[8:], shifted[7], shifted[:7].any(), small=never, large=never)
+        s = pipe.step(result=Mux(s.plain, s.word, Mux(shifted[31], packed, 0))[:32])
         assert pipe.depth == self.latency
         m.d.comb += [self.o_valid.eq(pipe.valid), self.o.eq(s.result)]
         return m
@@ -189,10 +192,10 @@ class Fp32ToElement(wiring.Component):
         s = pipe.step(
             word=self.i,
             significand=u.significand,
-            left=Mux(left > 8, 8, left[:4])[:4],
-            right=Mux(right > 25, 25, right[:5])[:5],
+            left=Mux(left >= 9, 8, left[:4])[:4],
+            right=Mux(right >= 26, 25, right[:5])[:5],
             is_left=left >= 0,
-            huge=left > 8,
+            huge=left >= 9,
             sign=u.sign,
             nan=u.nan,
             format=self.format,

@@ -122,7 +122,7 @@ class Fp32Function(wiring.Component):
         down, shift = Signal(signed(11)), Signal(6)
         m.d.comb += [
             down.eq(Mux(s.small, 260 - (s.exponent << 1), 133 - s.exponent - tanh)),
-            shift.eq(Mux(down < 0, 0, Mux(down > 40, 40, down[:6]))),
+            shift.eq(Mux(down < 0, 0, Mux(down >= 41, 40, down[:6]))),
         ]
         root_index, root_t = self._root_segment(m, s, rsqrt)
         s = pipe.step(
@@ -182,7 +182,7 @@ class Fp32Function(wiring.Component):
         m.d.comb += distance.eq(Mux(whole[-1], -whole, whole)[:10])
         s = pipe.step(
             value=kept,
-            distance=Mux(distance > 31, 31, distance[:5]),
+            distance=Mux(distance[5:].any(), 31, distance[:5]),
             **along(first.side, "small", "significand"),
         )
         short, first_valid = s, pipe.valid

@@ -101,10 +101,15 @@ class VectorEngine(wiring.Component):
             m.d.comb += uses.eq(Cat(new.op == op for op in ops).any() & ~immediate & ~same.get(name, Const(0, 1)))
             with m.If(start):
                 m.d.sync += need.eq(uses)
-            m.d.comb += [fetch.bounds.eq(self.bounds), fetch.start.eq(start & uses), fetch.loop.once.eq(1)]
+            m.d.comb += [
+                fetch.bounds.eq(self.bounds),
+                fetch.start.eq(start),
+                fetch.loop.once.eq(1),
+                fetch.loop.used.eq(uses),
+            ]
             _connect_loop(m, fetch.loop, new, name, new.a_format if name == "a" else None)
         m.submodules.target = target = RowLoop()
-        m.d.comb += target.start.eq(start)
+        m.d.comb += [target.start.eq(start), target.loop.used.eq(1)]
         _connect_loop(m, target.loop, new, "dst", new.dst_format)
 
         # ---- Steps: group by group, inner loop, outer loop.
@@ -196,17 +201,20 @@ class VectorEngine(wiring.Component):
         shuffled = shuffle_lanes(
             m, [a_row.word_select(lane, 32) for lane in range(side)], command.lane_bcast, command.lane_xor
         )
-        m.d.sync += [first_valid.eq(go), second_valid.eq(first_valid)]
-        with m.If(go):
-            m.d.sync += [a_row.eq(Cat(*elements)), first_group.eq(group)]
+        # The first registers load in every cycle: ``go`` comes late, and what is read changes after it only.
+        m.d.sync += [
+            first_valid.eq(go),
+            second_valid.eq(first_valid),
+            a_row.eq(Cat(*elements)),
+            first_group.eq(group),
+        ]
         with m.If(first_valid):
             m.d.sync += a_group.eq(Cat(*shuffled).word_select(first_group if groups > 1 else 0, lanes * 32))
         others = {}
         for name in "bc":
             first, second = (Signal(lanes * 32, name=f"{name}_group{n}", reset_less=True) for n in (1, 2))
             row = Mux(shared[name], operands["a"].row, operands[name].row)
-            with m.If(go):
-                m.d.sync += first.eq(row.word_select(group if groups > 1 else 0, lanes * 32))
+            m.d.sync += first.eq(row.word_select(group if groups > 1 else 0, lanes * 32))
             with m.If(first_valid):
                 for lane in range(lanes):
                     word = Mux(command[f"{name}_imm"], command[f"imm_{name}"], first.word_select(lane, 32))

@@ -13,7 +13,10 @@ ROW_ADDRESS_BITS = LOCAL_ADDR_BITS + 2
 
 
 def row_loop_layout() -> data.StructLayout:
-    """What a `RowLoop` walks: ``base + inner * stride0 + outer * stride1``; ``pack`` is log2 of the elements a word."""
+    """What a `RowLoop` walks: ``base + inner * stride0 + outer * stride1``; ``pack`` is log2 of the elements a word.
+
+    Without ``used`` there is no row.
+    """
     return data.StructLayout(
         {
             "base": unsigned(LOCAL_ADDR_BITS),
@@ -23,6 +26,7 @@ def row_loop_layout() -> data.StructLayout:
             "count1": unsigned(16),
             "pack": unsigned(2),
             "once": 1,
+            "used": 1,
         }
     )
 
@@ -72,7 +76,7 @@ class RowLoop(wiring.Component):
         with m.If(self.start):
             inner = Mux(same0, 1, inner_rows)
             m.d.sync += [
-                active.eq(1),
+                active.eq(new.used),
                 row.eq(new.base),
                 outer.eq(new.base),
                 stride0.eq(new.stride0),
