@@ -104,6 +104,9 @@ def port_names(component: wiring.Component, separator: str = "_") -> dict[str, t
     return ports
 
 
+_NUMBERED_PORT = re.compile(r"port\$\d+\$\d+")
+"""What Amaranth calls a port that no signal names: by the cell of the whole design that drives it."""
+
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\\\S+')
 _MODULE = re.compile(r"^module \\(\S+)", re.MULTILINE)
 
@@ -123,10 +126,12 @@ class _Names:
 
     def __getitem__(self, name: str) -> str:
         if name not in self._given:
-            plain, count = _plain(name), 1
+            # Counted in each module instead, else modules that are equal would differ in these names.
+            stem = "port" if _NUMBERED_PORT.fullmatch(name) else _plain(name)
+            plain, count = stem, 1
             while plain in self._taken:
                 count += 1
-                plain = f"{_plain(name)}_{count}"
+                plain = f"{stem}_{count}"
             self._given[name] = plain
             self._taken.add(plain)
         return self._given[name]

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from . import tools
-from .build import JOBS, WAIVERS, BuildError, make_variables
+from .build import INLINE, JOBS, WAIVERS, BuildError, make_variables
 from .cache import cache_folder, digest, locked
 from .runtime import keep_runtime, take_runtime
 
@@ -14,7 +14,7 @@ __all__ = ["build_shared"]
 
 _FLAGS = (
     "--cc", "--exe", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "unique",
-    "--no-timing", "-Wno-fatal", "-LDFLAGS", "-shared",
+    "--no-timing", *INLINE, "-Wno-fatal", "-LDFLAGS", "-shared", "-CFLAGS", "-fPIC -std=c++17",
 )  # fmt: skip
 
 
@@ -45,8 +45,9 @@ def build_shared(
         If the build fails; the message ends with what the tools said.
     """
     tool = tools.verilator()
-    macros = "".join(f" -D{key}={value}" for key, value in (defines or {}).items())
-    flags = [*_FLAGS, "-CFLAGS", f"-fPIC -std=c++17{macros}", *extra]
+    # Not as options: Verilator's own library would be compiled again with each set of them.
+    source = "".join(f"#define {key} {value}\n" for key, value in (defines or {}).items()) + source
+    flags = [*_FLAGS, *extra]
     key = digest(
         verilog,
         source,
@@ -85,7 +86,10 @@ def _build(
 
     variables = make_variables(quick=quick)
     good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
-    runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), variables, flags)
+    # The library depends on neither the model nor how well that is optimised, but tracing is a part of it.
+    common = [variable for variable in variables if not variable.startswith(("OPT_FAST=", "VM_PARALLEL_BUILDS="))]
+    traced = "--trace" in flags
+    runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), common, _FLAGS, traced)
     library = objects / "model.so"
     if not (good and call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *variables) and library.exists()):
         raise BuildError(f"building {target.name} failed:\n{said[-4000:]}")

@@ -126,31 +126,26 @@ class Fp32Function(wiring.Component):
         ]
         root_index, root_t = self._root_segment(m, s, rsqrt)
         s = pipe.step(
-            product=product[22:],
+            turned=product[22:] ^ s.negate.replicate(36),
             shift=shift,
             root_index=root_index,
             root_t=root_t,
             **along(s, "negate", "small", "exponent", "significand"),
         )
-        magnitude, y = Signal(38), Signal(signed(38))
-        m.d.comb += [magnitude.eq(s.product >> s.shift), y.eq((magnitude ^ s.negate.replicate(38)) + s.negate)]
-        root = sqrt | rsqrt
-        index_bits = tables.INDEX_BITS + 2
-        s = pipe.step(
-            index=Mux(root, s.root_index, Cat(y[tables.T_BITS : 27], y[27] | s.small, s.small, s.small))[:index_bits],
-            t=Mux(root, s.root_t, y[: tables.T_BITS])[: tables.T_BITS],
-            whole=y[28:].as_signed(),
-            **along(s, "small", "exponent", "significand"),
-        )
+        # -p of a shifted p is that of the inverted p shifted with its sign, and 1.
+        y = Signal(signed(38))
+        m.d.comb += y.eq((Cat(s.turned, s.negate).as_signed() >> s.shift) + s.negate)
+        s = pipe.step(y=y, **along(s, "small", "exponent", "significand", "root_index", "root_t"))
+        root, whole = sqrt | rsqrt, s.y[28:].as_signed()
+        index = Mux(root, s.root_index, Cat(s.y[tables.T_BITS : 27], s.y[27] | s.small, s.small, s.small))
+        t = Mux(root, s.root_t, s.y[: tables.T_BITS])
 
         # ---- The first interpolator.
         half = Signal(8)
         field = Signal(signed(11))
         m.d.comb += [
             half.eq((s.exponent + 127) >> 1),
-            field.eq(
-                Mux(s.special, s.field, Mux(exp, s.whole + 127, Mux(sqrt, half, Mux(rsqrt, 253 - half, s.whole))))
-            ),
+            field.eq(Mux(s.special, s.field, Mux(exp, whole + 127, Mux(sqrt, half, Mux(rsqrt, 253 - half, whole))))),
         ]
         with m.If(s.small & ~s.special):
             m.d.comb += field.eq(s.exponent)
@@ -159,10 +154,10 @@ class Fp32Function(wiring.Component):
             pipe,
             "rom",
             (tables.exp2_table(), tables.sqrt_table(), tables.rsqrt_table(), tables.tanh_table()),
-            index=s.index,
-            t=s.t,
-            c1_negative=s.index[8],
-            c2_negative=s.index[7:9] == 1,
+            index=index[: tables.INDEX_BITS + 2],
+            t=t[: tables.T_BITS],
+            c1_negative=index[8],
+            c2_negative=index[7:9] == 1,
             sign=s.sign,
             special=s.special,
             nan=s.nan,
@@ -249,8 +244,9 @@ class Fp32Function(wiring.Component):
             m.d.comb += kept.eq(Cat(Const(0, 1), inverse[:top]))
         with m.Else():
             m.d.comb += kept.eq(inverse)
-        lower = side.small & ~second.product[50] & ~side.special
-        s = entry.step(value=kept, **(along(side) | {"field": (side.field - lower)[:11].as_signed()}))
+        # Both fields are there when the product's top bit, the last to come, chooses.
+        stays = ~side.small | side.special | second.product[50]
+        s = entry.step(value=kept, **(along(side) | {"field": Mux(stays, side.field, side.field - 1)[:11].as_signed()}))
         assert entry.depth + 1 == self.latency[FunctionOp.TANH]
 
         # ---- Rounding.

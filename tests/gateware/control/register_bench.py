@@ -86,6 +86,10 @@ class Watcher:
         self.counts = dict.fromkeys(COUNTERS, 0)
         self._taken = {"aw": 0, "w": 0, "b": 0, "ar": 0, "r": 0}
         self._held: dict[str, tuple[int, ...]] = {}
+        # To look handles up in every cycle takes as long as to read them.
+        channels = {name: (f"s_axil_{name}valid", f"s_axil_{name}ready") for name in self._taken}
+        self._handshakes = {name: tuple(getattr(dut, port) for port in pair) for name, pair in channels.items()}
+        self._answers = (("b", (dut.s_axil_bresp,)), ("r", (dut.s_axil_rresp, dut.s_axil_rdata)))
 
     async def run(self):
         while True:
@@ -93,24 +97,23 @@ class Watcher:
             self._channels()
             self._core()
 
-    def _get(self, name: str) -> int:
-        return int(getattr(self.dut, name).value)
-
     def _channels(self):
         taken = self._taken
-        for channel, signals in (("b", ("s_axil_bresp",)), ("r", ("s_axil_rresp", "s_axil_rdata"))):
-            if self._get(f"s_axil_{channel}valid"):
-                now = tuple(self._get(signal) for signal in signals)
+        valid = {name: int(pair[0].value) for name, pair in self._handshakes.items()}
+        moves = {name for name, pair in self._handshakes.items() if int(pair[1].value) and valid[name]}
+        for channel, signals in self._answers:
+            if valid[channel]:
+                now = tuple(int(signal.value) for signal in signals)
                 assert self._held.get(channel, now) == now, f"{channel.upper()} changed while it waited"
                 self._held[channel] = now
                 asked = min(taken["aw"], taken["w"]) if channel == "b" else taken["ar"]
                 assert taken[channel] < asked, f"{channel.upper()} came before the request"
-                if self._get(f"s_axil_{channel}ready"):
+                if channel in moves:
                     del self._held[channel]
             else:
                 assert channel not in self._held, f"{channel.upper()}VALID fell before READY came"
-        for channel in taken:
-            taken[channel] += self._get(f"s_axil_{channel}valid") & self._get(f"s_axil_{channel}ready")
+        for channel in moves:
+            taken[channel] += 1
         writes, reads = max(taken["aw"], taken["w"]) - taken["b"], taken["ar"] - taken["r"]
         assert writes in (0, 1)
         assert reads in (0, 1)
@@ -119,15 +122,17 @@ class Watcher:
         self.overlapped += writes & reads
 
     def _core(self):
-        if self._get("doorbell"):
-            self.doorbells.append(self._get("tail"))
-        self.resets += self._get("reset_request")
-        self.resumes += self._get("resume_request")
-        if self._get("invalidate_request"):
-            self.invalidations.append(self._get("invalidate"))
-        events = self._get("events")
-        for name in COUNTERS:
-            self.counts[name] += self._get("enable") if name == "CYCLES" else events >> EVENT_BITS[name] & 1
+        dut = self.dut
+        if int(dut.doorbell.value):
+            self.doorbells.append(int(dut.tail.value))
+        self.resets += int(dut.reset_request.value)
+        self.resumes += int(dut.resume_request.value)
+        if int(dut.invalidate_request.value):
+            self.invalidations.append(int(dut.invalidate.value))
+        if events := int(dut.events.value):
+            for name, bit in EVENT_BITS.items():
+                self.counts[name] += events >> bit & 1
+        self.counts["CYCLES"] += int(dut.enable.value)
 
 
 async def start(dut, pause: float | None = None) -> tuple[Host, Watcher]:

@@ -8,7 +8,7 @@ from lepton_npu.control.engine_share import RESET_CYCLES, EngineShare
 from lepton_npu.spec.commands import FaultCause, Opcode
 from lepton_npu.spec.config import NpuConfig
 
-from tests.gateware.simulation import kept, simulate
+from tests.gateware.simulation import Pins, kept, simulate
 
 
 class Engine:
@@ -75,18 +75,18 @@ async def _run(ctx, dut, jobs, engine, rng, cycles, weights, resets):
     others_before = False
     for job, weight in zip(jobs, weights):
         ctx.set(dut.weights[job.number], weight)
+    ports = [dut.contexts[job.number] for job in jobs]
+    inputs = [signal for port in ports for signal in (port.cmd.valid, port.cmd.payload.index, port.halt)]
+    unit = dut.engine
+    pins = Pins(*inputs, unit.cmd.ready, unit.done, unit.busy, unit.quiet, unit.fault)
     for _ in range(cycles):
+        values: list = []
         outputs = engine.outputs()
         for job in jobs:
-            port = dut.contexts[job.number]
             job.offer()
-            ctx.set(port.cmd.valid, job.offers)
-            ctx.set(port.cmd.payload.index, job.command(job.next))
-            ctx.set(port.halt, job.halt)
-        ctx.set(dut.engine.cmd.ready, outputs["ready"])
-        for name in ("done", "busy", "quiet"):
-            ctx.set(getattr(dut.engine, name), outputs[name])
-        ctx.set(dut.engine.fault, {"valid": outputs["fault"], "cause": FaultCause.LOCAL_RANGE, "index": 7})
+            values += [job.offers, job.command(job.next), job.halt]
+        values += [outputs[name] for name in ("ready", "done", "busy", "quiet")]
+        pins.set(ctx, *values, {"valid": outputs["fault"], "cause": FaultCause.LOCAL_RANGE, "index": 7})
 
         owner = ctx.get(dut.owner)
         reset = ctx.get(dut.engine_reset)
