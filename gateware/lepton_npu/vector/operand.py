@@ -63,6 +63,7 @@ class OperandFetch(wiring.Component):
 
         held = Signal(range(_DEPTH + 1))  # rows asked for and not taken
         good, asked = Signal(), Signal()
+        some = Signal()  # what the queue calls r_rdy, in a register: it begins the engine's longest path
         m.d.comb += [
             good.eq(in_local(self._config, self.bounds, loop.address)),
             self.port.req.payload.eq(to_local(self._config, self.bounds, loop.address)),
@@ -72,9 +73,12 @@ class OperandFetch(wiring.Component):
             self.bad.eq(loop.valid & ~good & (held == 0)),
             queue.w_data.eq(self.port.resp_data),
             queue.w_en.eq(self.port.resp_valid),
-            self.valid.eq(queue.r_rdy),
+            self.valid.eq(some),
             self.row.eq(queue.r_data),
             queue.r_en.eq(self.pop),
         ]
-        m.d.sync += held.eq(held + asked - self.pop)
+        m.d.sync += [
+            held.eq(held + asked - self.pop),
+            some.eq(queue.w_en | (queue.level > 1) | ((queue.level == 1) & ~self.pop)),
+        ]
         return m
