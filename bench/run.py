@@ -32,6 +32,7 @@ UTILISATION_GOAL = 0.996
 TRAINING_GOAL = 26_100
 STEP_GOAL, ADAM_GOAL, BATCH_GOAL, SINGLE_GOAL = 77_000, 10, 260, 3_500
 DMA_GOAL = 0.95
+PLAN_GOAL = 0.15
 TWO_JOBS_GOAL = 1.0
 TRANSLATION_GOALS = {4096: 0.02, 1 << 21: 0.005}
 
@@ -105,6 +106,10 @@ def training_rows() -> list[Row]:
         what = f"training step of 784-64-10 with Adam, batch {batch}, everything included"
         met = None if goal is None else done.cycles <= goal
         rows.append(Row(what, done.cycles, f"{done.cycles:,.0f} cycles ({busy})", f"<= {goal}" if goal else "", met))
+        assert done.planned is not None
+        off = abs(done.planned / done.cycles - 1)
+        what = f"the same step, batch {batch}, as the printed plan estimates it: off by"
+        rows.append(Row(what, off, f"{off:.1%} ({done.planned:,.0f} cycles)", f"<= {PLAN_GOAL:.0%}", off <= PLAN_GOAL))
     for what, value, goal in (
         ("Adam, for each 16 parameters", adam_cycles(config), ADAM_GOAL),
         ("inference of 784-64-10, batches of 128, an image", batch_inference(config).cycles, BATCH_GOAL),

@@ -1,7 +1,7 @@
 """Cycles of training and inference of the headline network, whole programs on the core, by its own counters."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from lepton_npu.spec.config import ACC_SPACE, NpuConfig
@@ -26,10 +26,11 @@ LATENCY = 30
 
 @dataclass(frozen=True)
 class StepCycles:
-    """Cycles of one step, and of them those in which each engine was busy."""
+    """Cycles of one step, of them those in which each engine was busy, and what the printed plan had estimated."""
 
     cycles: float
     busy: dict[str, float]
+    planned: float | None = None
 
 
 def _rtl_session(config: NpuConfig, batch: int, optimizer: Optimizer, page_bytes: int | None = None) -> Session:
@@ -66,7 +67,7 @@ def training_step_cycles(
     labels = np.resize(data.train_labels, 20 * batch)
     done = _difference(session, 4, 20, lambda steps: session.train(images[: steps * batch], labels[: steps * batch]))
     session.backend.close()
-    return done
+    return replace(done, planned=session.plan(training=True).cycles)
 
 
 def batch_inference(config: NpuConfig, batch: int = 128) -> StepCycles:
