@@ -24,15 +24,12 @@ from . import tools
 from .cache import cache_folder, digest, locked
 from .runtime import keep_runtime, take_runtime
 
-__all__ = ["INLINE", "WAIVERS", "BuildError", "Built", "build", "make_variables", "top_ports"]
+__all__ = ["WAIVERS", "BuildError", "Built", "build", "make_variables", "top_ports"]
 
 WAIVERS = Path(__file__).with_name("waivers.vlt")
 """The one list of Verilator warnings that are waived, each with its reason."""
 
 JOBS = 2  # compiler processes of one build; the tests run on two processors as well
-INLINE = ("--inline-mult", "100")
-"""Verilator puts a module into its parent up to this measure. By default, 2000, each of 16 lanes becomes text of its
-own: with 100 there is a third less C++, built in three quarters of the time, and it runs as fast (16x16) or faster."""
 OPTIMISE = os.environ.get("LEPTON_OPTIMISE", "-O2")
 
 
@@ -179,7 +176,7 @@ def _verilator(
         tool.executable, "--cc", "--exe", "--vpi", "--no-timing", "--timescale", "1ns/1ps", "-O3",
         # Two-state: a register or memory word without a value starts as zero, as on an FPGA; Icarus finds X.
         "--x-assign", "fast", "--x-initial", "fast",
-        "-Wno-fatal", "--top-module", toplevel, "--prefix", "Vtop", "-Mdir", ".", "-o", "simulator", *INLINE,
+        "-Wno-fatal", "--top-module", toplevel, "--prefix", "Vtop", "-Mdir", ".", "-o", "simulator",
         "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
         *(_trace_flags() if waves else ()),
         *flags,

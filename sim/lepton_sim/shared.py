@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from . import tools
-from .build import INLINE, JOBS, WAIVERS, BuildError, make_variables
+from .build import JOBS, WAIVERS, BuildError, make_variables
 from .cache import cache_folder, digest, locked
 from .runtime import keep_runtime, take_runtime
 
@@ -14,7 +14,7 @@ __all__ = ["build_shared"]
 
 _FLAGS = (
     "--cc", "--exe", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "unique",
-    "--no-timing", *INLINE, "-Wno-fatal", "-LDFLAGS", "-shared", "-CFLAGS", "-fPIC -std=c++17",
+    "--no-timing", "-Wno-fatal", "-LDFLAGS", "-shared", "-CFLAGS", "-fPIC -std=c++17",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def _measured(session, looped, registers):
         ("tiny", (40, 12, 6), 8, Memory(), Home.CHIP),
         ("tiny", (40, 12, 6), 8, Memory(latency=90, bandwidth=3), Home.CHIP),
         ("tiny", (40, 12, 6), 8, Memory(), Home.MEMORY),
-        ("default", (256, 64, 10), 32, Memory(), Home.CHIP),
+        ("train", (784, 64, 10), 32, Memory(), Home.CHIP),
     ],
 )
 def test_the_estimate_is_the_cores_own(preset, sizes, batch, memory, home):
