@@ -117,7 +117,6 @@ class VectorEngine(wiring.Component):
         left0, left1 = Signal(16, reset_less=True), Signal(16, reset_less=True)
         a_step, dst_step = Signal(2), Signal(2)  # within a packed row
         a_last, dst_last = Signal(2, reset_less=True), Signal(2, reset_less=True)  # of these the last
-        a_last_new, dst_last_new = (_last_step(m, new[f"{n}_format"], f"{n}_last_new") for n in ("a", "dst"))
         go, last_group, last0, last1 = Signal(), Signal(), Signal(), Signal()
         a_row_end, dst_row_end, step = Signal(), Signal(), Signal()
         target_good = Signal()
@@ -141,14 +140,15 @@ class VectorEngine(wiring.Component):
         for name, fetch in operands.items():
             # A row that stays for the inner loop, or for all of the command, was fetched once.
             stays, stays_all = (Signal(name=f"{name}_{n}", reset_less=True) for n in ("stays", "stays_all"))
-            inner = (new[f"{name}_stride0"] == 0) & (a_last_new == 0 if name == "a" else 1)
+            inner = (new[f"{name}_stride0"] == 0) & (fetch.loop.pack == 0)
             with m.If(start):
                 m.d.sync += [stays.eq(inner), stays_all.eq(inner & (new[f"{name}_stride1"] == 0))]
             end = Mux(stays_all, last0 & last1, Mux(stays, last0, a_row_end if name == "a" else 1))
             m.d.comb += fetch.pop.eq(step & needed[name] & end)
         with m.If(start):
             m.d.sync += [left0.eq(new.count0), left1.eq(new.count1), group.eq(0), a_step.eq(0), dst_step.eq(0)]
-            m.d.sync += [a_last.eq(a_last_new), dst_last.eq(dst_last_new)]
+            for last, loop in ((a_last, operands["a"].loop), (dst_last, target.loop)):
+                m.d.sync += last.eq((1 << loop.pack) - 1)
         with m.Elif(go):
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
             with m.If(step):
@@ -263,16 +263,6 @@ class VectorEngine(wiring.Component):
         with m.If(end):
             m.d.sync += busy.eq(0)
         return m
-
-
-def _last_step(m: Module, fmt, name: str) -> Signal:
-    """Elements a word of a format, less one."""
-    last = Signal(2, name=name)
-    with m.Switch(fmt):
-        for member in Format:
-            with m.Case(member):
-                m.d.comb += last.eq(member.pack - 1)
-    return last
 
 
 def _pack_bits(m: Module, fmt, name: str) -> Signal:
