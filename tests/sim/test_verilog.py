@@ -7,7 +7,7 @@ import sys
 import types
 
 import pytest
-from amaranth.hdl import Elaboratable, Module, Signal, unsigned
+from amaranth.hdl import Cat, Elaboratable, Module, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -62,6 +62,41 @@ def test_names():
     assert {"chain.first.fsm_state", "chain.count_0"} <= paths
     for path in paths:
         assert re.search(rf"\b{path.split('.')[-1]}\b", text), path
+
+
+class Half(wiring.Component):
+    """An input that its parent puts together from two cells: Amaranth numbers these ports by the cell."""
+
+    i: In(8)
+    o: Out(8)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.o.eq(self.i[:4] + self.i[4:])
+        return m
+
+
+class Row(wiring.Component):
+    """Two equal halves at different cells."""
+
+    i: In(16)
+    o: Out(16)
+
+    def elaborate(self, platform):
+        m = Module()
+        row = Signal(16)
+        m.d.sync += row.eq(self.i)
+        for number in range(2):
+            half = m.submodules[f"half{number}"] = Half()
+            masked = (row & 0x5A5A).word_select(number, 8)
+            m.d.comb += [half.i.eq(Cat(masked[:7], row[number])), self.o.word_select(number, 8).eq(half.o)]
+        return m
+
+
+def test_numbered_ports_do_not_keep_equal_modules_apart():
+    text, _ = generate(Row(), "row")
+    assert re.findall(r"^module (\w+)", text, re.MULTILINE) == ["row", "row_half0"]
+    assert {"port", "port_2"} <= _ports(text, "row_half0")
 
 
 def test_reproducible_and_free_of_the_machine():
