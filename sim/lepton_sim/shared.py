@@ -20,7 +20,7 @@ _FLAGS = (
 
 def build_shared(
     name: str, verilog: str, source: str, *, headers: dict[str, str] | None = None,
-    defines: dict[str, int] | None = None, quick: bool = False, extra=(),
+    defines: dict[str, int] | None = None, extra=(),
 ) -> Path:  # fmt: skip
     """Shared library of C++ ``source`` linked with the Verilator model (class ``Vtop``) of ``verilog``.
 
@@ -32,8 +32,6 @@ def build_shared(
         Texts of the files that ``source`` includes, by their names.
     defines : dict of str to int
         Macros for the shim.
-    quick : bool
-        Compiled quickly, for what runs for seconds only.
     extra : sequence of str
         More options of Verilator.
 
@@ -54,7 +52,7 @@ def build_shared(
         *(headers or {}).items(),
         WAIVERS.read_text(),
         *flags,
-        *make_variables(quick=quick),
+        *make_variables(),
         tool.version,
         tools.compiler_version(),
     )
@@ -66,12 +64,12 @@ def build_shared(
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 for header, text in (headers or {}).items():
                     (Path(folder) / header).write_text(text)
-                _build(tool, flags, verilog, source, quick, Path(folder), target)
+                _build(tool, flags, verilog, source, Path(folder), target)
     return target
 
 
 def _build(
-    tool: tools.Verilator, flags: list[str], verilog: str, source: str, quick: bool, folder: Path, target: Path
+    tool: tools.Verilator, flags: list[str], verilog: str, source: str, folder: Path, target: Path
 ):  # fmt: skip
     (folder / "top.sv").write_text(verilog)
     (folder / "shim.cpp").write_text(source)
@@ -84,12 +82,11 @@ def _build(
         said += done.stdout + done.stderr
         return done.returncode == 0
 
-    variables = make_variables(quick=quick)
+    variables = make_variables()
     good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
-    # The library depends on neither the model nor how well that is optimised, but tracing is a part of it.
-    common = [variable for variable in variables if not variable.startswith(("OPT_FAST=", "VM_PARALLEL_BUILDS="))]
+    # The library does not depend on the model, but tracing is a part of it.
     traced = "--trace" in flags
-    runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), common, _FLAGS, traced)
+    runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), variables, _FLAGS, traced)
     library = objects / "model.so"
     if not (good and call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *variables) and library.exists()):
         raise BuildError(f"building {target.name} failed:\n{said[-4000:]}")

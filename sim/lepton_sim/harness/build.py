@@ -21,7 +21,7 @@ def _limits(config: NpuConfig) -> str:
     return f"constexpr AxiChecker::Limits kLimits[AxiChecker::kIds] = {{{', '.join(rows)}}};\n"
 
 
-def build_harness(verilog: str, config: NpuConfig, *, trace: bool = False, quick: bool = False) -> Path:
+def build_harness(verilog: str, config: NpuConfig, *, trace: bool = False) -> Path:
     """Shared library of the harness around ``verilog``, whose module ``lepton_npu`` is the core.
 
     Parameters
@@ -30,8 +30,6 @@ def build_harness(verilog: str, config: NpuConfig, *, trace: bool = False, quick
         SystemVerilog of `lepton_npu.top.LeptonNpu` for ``config``.
     trace : bool
         With VCD tracing (a build of its own: it is slower).
-    quick : bool
-        Compiled quickly, for what runs for seconds only.
 
     Raises
     ------
@@ -44,6 +42,5 @@ def build_harness(verilog: str, config: NpuConfig, *, trace: bool = False, quick
         _SOURCE.read_text(),
         headers={_CHECKER.name: _CHECKER.read_text(), "limits.h": _limits(config)},
         defines={"LEPTON_BUS_BYTES": config.bus_bytes},
-        quick=quick,
         extra=("--top-module", "lepton_npu", *(("--trace",) if trace else ())),
     )

@@ -183,7 +183,7 @@ def core_with_bugs(config: NpuConfig, bugs: Bugs) -> Path:
             return generate(_Core(config), "lepton_npu")[0] + _CHOICE
 
     key = (config, *bugs.items(), Path(__file__).read_text(), *(Path(source).read_text() for source in sorted(sources)))
-    return build_harness(kept_text("planted", key, verilog), config, quick=True)
+    return build_harness(kept_text("planted", key, verilog), config)
 
 
 @contextmanager
