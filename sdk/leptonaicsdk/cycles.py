@@ -32,7 +32,7 @@ VECTOR_FILL = 9
 operand registers, 1 of relu, 1 of the result's. The next command starts with that row."""
 VECTOR_CONVERT = 3
 """Besides, if a is not F32, and if the result is not."""
-VECTOR_UNIT = {VectorOp.MULADD: 9, VectorOp.RECIP: 10, VectorOp.EXP: 11, VectorOp.SQRT: 11, VectorOp.RSQRT: 11,
+VECTOR_UNIT = {VectorOp.MULADD: 10, VectorOp.RECIP: 10, VectorOp.EXP: 11, VectorOp.SQRT: 11, VectorOp.RSQRT: 11,
                VectorOp.SIGMOID: 19, VectorOp.TANH: 19}  # fmt: skip
 """Latency of an operation's unit."""
 VECTOR_COMPARE = 2

@@ -133,19 +133,27 @@ class Fp32Function(wiring.Component):
             **along(s, "negate", "small", "exponent", "significand"),
         )
         # -p of a shifted p is that of the inverted p shifted with its sign, and 1.
-        y = Signal(signed(38))
-        m.d.comb += y.eq((Cat(s.turned, s.negate).as_signed() >> s.shift) + s.negate)
-        s = pipe.step(y=y, **along(s, "small", "exponent", "significand", "root_index", "root_t"))
-        root, whole = sqrt | rsqrt, s.y[28:].as_signed()
-        index = Mux(root, s.root_index, Cat(s.y[tables.T_BITS : 27], s.y[27] | s.small, s.small, s.small))
-        t = Mux(root, s.root_t, s.y[: tables.T_BITS])
+        shifted = Signal(signed(37))
+        m.d.comb += shifted.eq(Cat(s.turned, s.negate).as_signed() >> s.shift)
+        s = pipe.step(
+            shifted=shifted, **along(s, "negate", "small", "exponent", "significand", "root_index", "root_t")
+        )
+        # The exponent of 2^y, y + 127, has its own carry chain, with the 1 as the carry into it.
+        y, biased = Signal(signed(38)), Signal(signed(39))
+        m.d.comb += [
+            y.eq(s.shifted + s.negate),
+            biased.eq((Cat(s.negate, s.shifted).as_signed() + Cat(s.negate, Const(127 << 28, 36))) >> 1),
+        ]
+        root, whole = sqrt | rsqrt, y[28:].as_signed()
+        index = Mux(root, s.root_index, Cat(y[tables.T_BITS : 27], y[27] | s.small, s.small, s.small))
+        t = Mux(root, s.root_t, y[: tables.T_BITS])
 
         # ---- The first interpolator.
         half = Signal(8)
         field = Signal(signed(11))
         m.d.comb += [
             half.eq((s.exponent + 127) >> 1),
-            field.eq(Mux(s.special, s.field, Mux(exp, whole + 127, Mux(sqrt, half, Mux(rsqrt, 253 - half, whole))))),
+            field.eq(Mux(s.special, s.field, Mux(exp, biased[28:].as_signed(), Mux(sqrt, half, Mux(rsqrt, 253 - half, whole))))),
         ]
         with m.If(s.small & ~s.special):
             m.d.comb += field.eq(s.exponent)

@@ -24,7 +24,7 @@ class Fp32Mul(wiring.Component):
     o_valid : Out(1), o : Out(32)
     """
 
-    latency = 4
+    latency = 5
 
     i_valid: In(1)
     a: In(32)
@@ -36,7 +36,9 @@ class Fp32Mul(wiring.Component):
         m = Module()
         pipe = Pipeline(m, self.i_valid)
 
-        a, b = Unpacked(self.a), Unpacked(self.b)
+        # A step of its own: operands come from far, and multipliers have their places on the device.
+        s = pipe.step(a=self.a, b=self.b)
+        a, b = Unpacked(s.a), Unpacked(s.b)
         exponent = Signal(signed(10))
         m.d.comb += exponent.eq(a.exponent + b.exponent - 127)
         s = pipe.step(
