@@ -57,14 +57,15 @@ class Fp32Add(wiring.Component):
             infinite=a.infinite | b.infinite,
         )
 
-        # Align; what falls below two guard bits is kept as one sticky bit. From a distance of 26 on that is all there
-        # is, up to 31, where the leading one is still inside: so a distance beyond 31 counts as 31.
-        shifted = Signal(24 + 27)
-        far = s.distance[5:].any()
-        m.d.comb += shifted.eq(Cat(Const(0, 27), s.small) >> (s.distance[:5] | far.replicate(5)))
+        # Align; what falls below two guard bits is kept as one sticky bit, found beside the shift and not behind it.
+        # From a distance of 26 on that is all there is.
+        aligned, distance = Signal(26), s.distance[:5]
+        below = ~(Const(-1, 26) << distance)[2:26]
+        sticky = (s.small & below).any()
+        m.d.comb += aligned.eq(Cat(Const(0, 2), s.small) >> distance)
         s = pipe.step(
             big=s.big,
-            small=Cat(shifted[:25].any(), shifted[25:51]),
+            small=Mux(s.distance[5:].any(), s.small[-1], Cat(sticky, aligned))[:27],
             exponent=s.exponent,
             sign=s.sign,
             differ=s.differ,

@@ -135,9 +135,7 @@ class Fp32Function(wiring.Component):
         # -p of a shifted p is that of the inverted p shifted with its sign, and 1.
         shifted = Signal(signed(37))
         m.d.comb += shifted.eq(Cat(s.turned, s.negate).as_signed() >> s.shift)
-        s = pipe.step(
-            shifted=shifted, **along(s, "negate", "small", "exponent", "significand", "root_index", "root_t")
-        )
+        s = pipe.step(shifted=shifted, **along(s, "negate", "small", "exponent", "significand", "root_index", "root_t"))
         # The exponent of 2^y, y + 127, has its own carry chain, with the 1 as the carry into it.
         y, biased = Signal(signed(38)), Signal(signed(39))
         m.d.comb += [
@@ -153,7 +151,13 @@ class Fp32Function(wiring.Component):
         field = Signal(signed(11))
         m.d.comb += [
             half.eq((s.exponent + 127) >> 1),
-            field.eq(Mux(s.special, s.field, Mux(exp, biased[28:].as_signed(), Mux(sqrt, half, Mux(rsqrt, 253 - half, whole))))),
+            field.eq(
+                Mux(
+                    s.special,
+                    s.field,
+                    Mux(exp, biased[28:].as_signed(), Mux(sqrt, half, Mux(rsqrt, 253 - half, whole))),
+                )
+            ),
         ]
         with m.If(s.small & ~s.special):
             m.d.comb += field.eq(s.exponent)
