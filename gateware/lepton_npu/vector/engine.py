@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from lepton_npu.control.engine import EngineSignature, command_layout
@@ -181,7 +181,7 @@ class VectorEngine(wiring.Component):
                 "address": config.vmem_addr_bits,
             }
         )
-        m.submodules.tags = tags = SyncFIFO(width=tag.size, depth=_IN_FLIGHT)
+        m.submodules.tags = tags = SyncFIFOBuffered(width=tag.size, depth=_IN_FLIGHT)
         pushed = Signal(tag)
         m.d.comb += [
             pushed.group.eq(group),
@@ -253,7 +253,7 @@ class VectorEngine(wiring.Component):
             gather.first.eq(popped.first),
             gather.last.eq(popped.last),
             self.write.en.eq(gather.o_valid),
-            engine.quiet.eq(~stopped | (~tags.r_rdy & ~gather.o_valid)),
+            engine.quiet.eq(~stopped | ~(tags.level.any() | gather.o_valid)),
             self.write.data.eq(gather.o),
             self.row.eq(gather.o_valid),
             engine.progress.eq(go | gather.o_valid),
