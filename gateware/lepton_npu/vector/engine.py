@@ -117,7 +117,9 @@ class VectorEngine(wiring.Component):
         left0, left1 = Signal(16, reset_less=True), Signal(16, reset_less=True)
         a_step, dst_step = Signal(2), Signal(2)  # within a packed row
         a_last, dst_last = Signal(2, reset_less=True), Signal(2, reset_less=True)  # of these the last
-        go, last_group, last0, last1 = Signal(), Signal(), Signal(), Signal()
+        # Registers that say ``left0 == 1``, ``left1 == 1`` and ``count0 == 1``: what waits for ``go`` has no time for it.
+        last0, last1, only0 = (Signal(name=name, reset_less=True) for name in ("last0", "last1", "only0"))
+        go, last_group = Signal(), Signal()
         a_row_end, dst_row_end, step = Signal(), Signal(), Signal()
         target_good = Signal()
         m.d.comb += [
@@ -130,8 +132,6 @@ class VectorEngine(wiring.Component):
                 & Cat(operands[n].valid | ~needed[n] for n in operands).all()
             ),
             last_group.eq(group == groups - 1),
-            last0.eq(left0 == 1),
-            last1.eq(left1 == 1),
             step.eq(go & last_group),
             a_row_end.eq(last0 | (a_step == a_last)),
             dst_row_end.eq(last0 | (dst_step == dst_last)),
@@ -147,6 +147,7 @@ class VectorEngine(wiring.Component):
             m.d.comb += fetch.pop.eq(step & needed[name] & end)
         with m.If(start):
             m.d.sync += [left0.eq(new.count0), left1.eq(new.count1), group.eq(0), a_step.eq(0), dst_step.eq(0)]
+            m.d.sync += [last0.eq(new.count0 == 1), only0.eq(new.count0 == 1), last1.eq(new.count1 == 1)]
             for last, loop in ((a_last, operands["a"].loop), (dst_last, target.loop)):
                 m.d.sync += last.eq((1 << loop.pack) - 1)
         with m.Elif(go):
@@ -155,6 +156,8 @@ class VectorEngine(wiring.Component):
                 m.d.sync += [
                     left0.eq(Mux(last0, command.count0, left0 - 1)),
                     left1.eq(left1 - last0),
+                    last0.eq(Mux(last0, only0, left0 == 2)),
+                    last1.eq(Mux(last0, left1 == 2, last1)),
                     a_step.eq(Mux(a_row_end, 0, a_step + 1)),
                     dst_step.eq(Mux(dst_row_end, 0, dst_step + 1)),
                 ]
