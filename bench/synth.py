@@ -49,10 +49,10 @@ _WEIGHTS = {
 
 PLACEMENTS: tuple[tuple[str, ...], ...] = (
     # By default, 10, the placer leaves multipliers of the array far from their registers.
-    ("--seed", "1", "--placer-heap-timingweight", "30"),
+    ("--seed", "3", "--placer-heap-timingweight", "30"),
     # Less dense, without which the crossbar of local_memory has no room for its wires.
     ("--seed", "2", "--placer-heap-timingweight", "10", "--placer-heap-beta", "0.6"),
-    ("--seed", "3", "--placer-heap-timingweight", "30"),
+    ("--seed", "1", "--placer-heap-timingweight", "30"),
 )
 """Placements of a unit that are tried, in this order, until one meets the target."""
 

@@ -32,8 +32,8 @@ VECTOR_FILL = 9
 operand registers, 1 of relu, 1 of the result's. The next command starts with that row."""
 VECTOR_CONVERT = 3
 """Besides, if a is not F32, and if the result is not."""
-VECTOR_UNIT = {VectorOp.MULADD: 10, VectorOp.RECIP: 10, VectorOp.EXP: 11, VectorOp.SQRT: 11, VectorOp.RSQRT: 11,
-               VectorOp.SIGMOID: 19, VectorOp.TANH: 19}  # fmt: skip
+VECTOR_UNIT = {VectorOp.MULADD: 10, VectorOp.RECIP: 11, VectorOp.EXP: 12, VectorOp.SQRT: 12, VectorOp.RSQRT: 12,
+               VectorOp.SIGMOID: 21, VectorOp.TANH: 21}  # fmt: skip
 """Latency of an operation's unit."""
 VECTOR_COMPARE = 2
 """The same for all other operations."""

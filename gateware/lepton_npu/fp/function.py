@@ -52,12 +52,12 @@ class Fp32Function(wiring.Component):
     """
 
     latency = {
-        FunctionOp.EXP: 11,
-        FunctionOp.RECIP: 10,
-        FunctionOp.SQRT: 11,
-        FunctionOp.RSQRT: 11,
-        FunctionOp.SIGMOID: 19,
-        FunctionOp.TANH: 19,
+        FunctionOp.EXP: 12,
+        FunctionOp.RECIP: 11,
+        FunctionOp.SQRT: 12,
+        FunctionOp.RSQRT: 12,
+        FunctionOp.SIGMOID: 21,
+        FunctionOp.TANH: 21,
     }
 
     i_valid: In(1)

@@ -62,7 +62,7 @@ def interpolate(
     factor: Value | None = None,
     **side: Value,
 ) -> Interpolated:
-    """Five stages that evaluate segment ``index`` of the tables ``parts``, one after the other, at ``t``.
+    """Six stages that evaluate segment ``index`` of the tables ``parts``, one after the other, at ``t``.
 
     All values are those of the stage before. Block RAM and multipliers are slow: between them there is a register.
 
@@ -113,6 +113,7 @@ def interpolate(
         m.d.comb += wide.eq(Mux(s.multiply, s.factor, slope))
         factors |= {"slope": wide, "c0": Mux(s.multiply, 0, s.c0)}
     s = pipe.step(**factors, **sides(s))
+    s = pipe.step(**vars(s))  # multipliers have their places on the device: a register to come near
 
     slope_low, slope_high = s.slope[:_LOW], s.slope[_LOW:].as_signed()
     t_low, t_high = s.t[:_LOW], s.t[_LOW:]

@@ -117,7 +117,7 @@ class VectorEngine(wiring.Component):
         left0, left1 = Signal(16, reset_less=True), Signal(16, reset_less=True)
         a_step, dst_step = Signal(2), Signal(2)  # within a packed row
         a_last, dst_last = Signal(2, reset_less=True), Signal(2, reset_less=True)  # of these the last
-        # Registers that say ``left0 == 1``, ``left1 == 1`` and ``count0 == 1``: what waits for ``go`` has no time for it.
+        # Registers for ``left0 == 1``, ``left1 == 1``, ``count0 == 1``: what waits for ``go`` has no time for these.
         last0, last1, only0 = (Signal(name=name, reset_less=True) for name in ("last0", "last1", "only0"))
         go, last_group = Signal(), Signal()
         a_row_end, dst_row_end, step = Signal(), Signal(), Signal()
