@@ -27,6 +27,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable, Fragment, Signal, Value, ValueCastable
 from amaranth.hdl._ast import SignalDict
 from amaranth.hdl._ir import PortDirection
+from amaranth.hdl._mem import MemoryData, MemoryInstance
 from amaranth.lib import wiring
 
 __all__ = ["VerilogError", "generate", "generate_preset", "port_names", "run_yosys", "to_rtlil", "yosys_version"]
@@ -159,6 +160,8 @@ def _rename(text: str, top: str, ports: tuple[str, ...]) -> tuple[str, dict[str,
             line = f"  cell {names(first, modules) if child else first} {names(others, scope)}"
         elif word == "connect" and line.startswith("    "):
             line = f"    connect {names(first, child) if child else first} {names(others, scope)}"
+        elif first == "\\MEMID":
+            line = f'    parameter \\MEMID "\\\\{scope[others[3:-1]]}"'
         elif word not in ("parameter", "attribute"):
             line = names(line, scope)
         result.append(line)
@@ -203,6 +206,42 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _memories(fragment: Fragment) -> Iterator[MemoryData]:
+    """The memories of ``fragment`` and of all below it."""
+    if isinstance(fragment, MemoryInstance):
+        yield fragment._data
+    for below, *_ in fragment.subfragments:
+        yield from _memories(below)
+
+
+@contextlib.contextmanager
+def _short_zeros(fragment: Fragment) -> Iterator[None]:
+    """Memories that begin as zeros without their words, which Amaranth would write bit by bit: half of its time.
+
+    `_zeros` writes the constants that are then missing.
+    """
+    words = {id(data): (data._init, data._init._raw) for data in _memories(fragment) if not any(data._init._raw)}
+    try:
+        for init, _ in words.values():
+            init._raw = []
+        yield
+    finally:
+        for init, raw in words.values():
+            init._raw = raw
+
+
+_NO_WORDS = re.compile(
+    r"(  cell \$meminit_v2 [^\n]*\n(?:    parameter [^\n]*\n)*?"
+    r"    parameter \\WIDTH (\d+)\n    parameter \\WORDS (\d+)\n"
+    r"(?:    (?!connect \\DATA)[^\n]*\n)*    connect \\DATA )\{ *\}\n"
+)
+
+
+def _zeros(text: str) -> str:
+    """RTLIL ``text`` with a zero of the whole memory's width where `_short_zeros` has left its words out."""
+    return _NO_WORDS.sub(lambda cell: f"{cell[1]}{int(cell[2]) * int(cell[3])}'0\n", text)
+
+
 def to_rtlil(component: Elaboratable, name: str, ports: Ports | None = None) -> tuple[str, SignalDict]:
     """RTLIL of ``component`` with plain names; see `generate` for the arguments and the name map."""
     if ports is None:
@@ -211,8 +250,9 @@ def to_rtlil(component: Elaboratable, name: str, ports: Ports | None = None) -> 
         ports = port_names(component)
     with _no_collection():
         fragment = Fragment.get(component, None)
-        text, name_map = rtlil.convert_fragment(fragment, dict(ports), name, emit_src=False)
-    text, scopes = _rename(text, name, tuple(ports))
+        with _short_zeros(fragment):
+            text, name_map = rtlil.convert_fragment(fragment, dict(ports), name, emit_src=False)
+    text, scopes = _rename(_zeros(text), name, tuple(ports))
     text = _merge_equal_modules(text)
     plain_map = SignalDict()
     for signal, path in name_map.items():

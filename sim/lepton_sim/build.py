@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,19 +21,13 @@ import cocotb_tools.config
 
 from . import tools
 from .cache import cache_folder, digest, locked
+from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources
 from .runtime import keep_runtime, take_runtime
 
-__all__ = ["WAIVERS", "BuildError", "Built", "build", "make_variables", "top_ports"]
+__all__ = ["WAIVERS", "BuildError", "Built", "build", "top_ports"]
 
 WAIVERS = Path(__file__).with_name("waivers.vlt")
 """The one list of Verilator warnings that are waived, each with its reason."""
-
-JOBS = 2  # compiler processes of one build; the tests run on two processors as well
-OPTIMISE = os.environ.get("LEPTON_OPTIMISE", "-O2")
-
-# A model is functions of thousands of lines on one structure: GCC spends half of its time, and finds nothing, in asking
-# of each read which of up to 1000 stores before it may be to the same place.
-_FEW_ALIASES = "--param=sccvn-max-alias-queries-per-access=30"
 
 
 class BuildError(Exception):
@@ -183,7 +176,7 @@ def _verilator(
         "-Wno-fatal", "--top-module", toplevel, "--prefix", "Vtop", "-Mdir", ".", "-o", "simulator",
         "-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator",
         *(_trace_flags() if waves else ()),
-        *flags,
+        *MODEL_FLAGS, *flags,
         WAIVERS, "public.vlt", "design.sv",
         cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp",
     ]  # fmt: skip
@@ -191,22 +184,13 @@ def _verilator(
     _call(command, work, tool.environment())
     variables = make_variables()
     runtime = take_runtime(work, tool.version, tools.compiler_version(), variables, waves, flags)
+    merge_sources(work)
     make = ["make", f"-j{JOBS}", "-f", "Vtop.mk", *variables]
     _call(make, work, {**tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""})
     keep_runtime(work, runtime)
     for pattern in ("*.o", "*.a", "*.cpp", "*.gch", "*.d", "*.h", "*.dat", "*.mk"):
         for item in work.glob(pattern):
             item.unlink()
-
-
-def make_variables() -> list[str]:
-    """Variables that make the wheel's makefile, made on another machine, work on this one."""
-    return [
-        "CXX=g++", "LINK=g++", "AR=ar", "PERL=perl", f"PYTHON3={sys.executable}",
-        f"OPT_FAST={OPTIMISE} {_FEW_ALIASES}", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2",
-        "CFG_CXXFLAGS_PCH_I=-include", # empty in the wheel, which breaks builds large enough to use the header
-        *(["OBJCACHE=ccache"] if tools.ccache() else []),
-    ]  # fmt: skip
 
 
 @functools.cache

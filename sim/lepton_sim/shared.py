@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 from . import tools
-from .build import JOBS, WAIVERS, BuildError, make_variables
+from .build import WAIVERS, BuildError
 from .cache import cache_folder, digest, locked
+from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources
 from .runtime import keep_runtime, take_runtime
 
 __all__ = ["build_shared"]
@@ -45,7 +46,7 @@ def build_shared(
     tool = tools.verilator()
     # Not as options: Verilator's own library would be compiled again with each set of them.
     source = "".join(f"#define {key} {value}\n" for key, value in (defines or {}).items()) + source
-    flags = [*_FLAGS, *extra]
+    flags = [*_FLAGS, *MODEL_FLAGS, *extra]
     key = digest(
         verilog,
         source,
@@ -84,6 +85,8 @@ def _build(
 
     variables = make_variables()
     good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
+    if good:
+        merge_sources(objects)
     # The library does not depend on the model, but tracing is a part of it.
     traced = "--trace" in flags
     runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), variables, _FLAGS, traced)

