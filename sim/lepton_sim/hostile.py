@@ -107,6 +107,12 @@ def run_hostile(
             HostileContext(harness, config, number, first, errors, rng) for number, first in hostile_bases.items()
         ]
         victims = [_Victim(harness, number, job) for number, job in jobs.items()]
+
+        def wait():
+            harness.run(int(rng.integers(1, 100)))
+            for context in hostile:
+                context.step()
+
         number = -1
         try:
             for number in progress(range(events)):
@@ -115,12 +121,18 @@ def run_hostile(
                         latency=int(rng.integers(0, 40)), stalls=Stalls.random(rng) if rng.integers(2) else None,
                         interleave=bool(rng.integers(2)), seed=seed + number,
                     )  # fmt: skip
-                context = hostile[number % len(hostile)]
+                while not (free := [context for context in hostile if not context.busy]):
+                    wait()
+                context = free[number % len(free)]
                 kind = KINDS[int(rng.integers(len(KINDS)))]
                 fault = context.event(kind)
                 tally[kind] += 1
                 tally.faults[fault.name] += 1
                 tally.passes += sum(victim.look() for victim in victims)
+                for context in hostile:
+                    context.step()
+            while any(context.busy for context in hostile):
+                wait()
             for context in hostile:
                 context.restart()
         except (AssertionError, RuntimeError, TimeoutError) as error:

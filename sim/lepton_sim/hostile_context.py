@@ -1,6 +1,6 @@
 """One hostile context: its memory and address space, and the kinds of wrong that it does."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from lepton_npu.spec.commands import COMMANDS, SEMAPHORE_MAX, FaultCause, Opcode
@@ -59,19 +59,33 @@ class HostileContext:
         self._write_table()
         self._guarded = [*self._frames[_WRITABLE:], *self._table_frames]
         self._kept = [self._memory(frame * PAGE_BYTES).copy() for frame in self._guarded]
-        self._events: dict[str, Callable[[], None]] = dict(zip(KINDS, (
+        self._going: Iterator[None] | None = None
+        self._events: dict[str, Callable[[], Iterator[None] | None]] = dict(zip(KINDS, (
             self._garbage, self._wild_fields, self._behind_partition, self._bad_entry, self._revoked, self._mended,
             self._error_beats, self._walk_errors, self._reset, self._invalidations, self._overrun, self._stuck,
             self._overflow, self._wild_ring,
         ), strict=True))  # fmt: skip
         self.restart()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the last event has to see an end, which `step` looks for."""
+        return self._going is not None
+
     def event(self, kind: str) -> FaultCause:
-        """Begin anew and do something wrong; returns how the event before it has ended."""
+        """Begin anew and do something wrong; returns how the event before it has ended.
+
+        Some kinds go on, while others do their worst: until `busy` is no more.
+        """
         fault = FaultCause(self.driver.read("FAULT_CAUSE"))
         self.restart()
-        self._events[kind]()
+        self._going = self._events[kind]()
         return fault
+
+    def step(self):
+        """If it is `busy`, see how far the event has come."""
+        if self._going is not None and next(self._going, self) is self:
+            self._going = None
 
     def restart(self):
         """Reset the context and mend its table; what it may not write must be as it was.
@@ -224,7 +238,7 @@ class HostileContext:
         self._invalidate()
         self._pass(600)
 
-    def _mended(self):
+    def _mended(self) -> Iterator[None]:
         """A page that was missing comes, and the copy goes on: its result must be as if nothing had been."""
         page = (_SOURCE, _SOURCE + 1, _TARGET, _TARGET + 1)[int(self._rng.integers(4))]
         self._entry(page, 0)
@@ -239,18 +253,18 @@ class HostileContext:
         while not self.driver.read("IRQ_STATUS"):
             if self._harness.cycle > end:
                 raise AssertionError(f"context {self._number}: no fault for a page that is not mapped")
-            self._pass(100)
+            yield
         while not self.driver.read("FAULT_ACCESS") & resumable:
             if self._harness.cycle > end:
                 raise AssertionError(f"context {self._number}: not resumable: {self.driver.fault}")
-            self._pass(50)
+            yield
         self._write_table()
         self.driver.write("IRQ_STATUS", IRQ_DONE | IRQ_FAULT)
         self.driver.write("CTRL", ENABLE | RESUME)
         while not (pending := self.driver.read("IRQ_STATUS")):
             if self._harness.cycle > 2 * _MEND + end:
                 raise AssertionError(f"context {self._number}: did not go on")
-            self._pass(200)
+            yield
         if pending != IRQ_DONE:
             raise AssertionError(f"context {self._number}: fault {self.driver.fault} after it was mended")
         read, written = (self._matrix(frames, COMMANDS[Opcode.LOAD].unpack(records[0])) for frames in (source, target))

@@ -115,6 +115,6 @@ def test_planted_bug_is_found(bug, seed, core):
 
 
 def test_core_with_bugs_is_right_without_them(seed, core):
-    """What is found is the active bug, and nothing else about that build; each was found by the 31st event."""
+    """What is found is the active bug, and nothing else about that build; each was found by the 32nd event."""
     with active(BUGS, None):
         run_hostile(100, seed)
