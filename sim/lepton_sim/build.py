@@ -169,6 +169,7 @@ def _verilator(
     lines += [f'public_flat_rw -module "{module}" -var "{signal}"' for module, signal in public]
     (work / "public.vlt").write_text("\n".join(["`verilator_config", *lines, ""]))
     libraries = cocotb_tools.config.libs_dir
+    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     command: list[str | Path] = [
         tool.executable, "--cc", "--exe", "--vpi", "--no-timing", "--timescale", "1ns/1ps", "-O3",
         # Two-state: a register or memory word without a value starts as zero, as on an FPGA; Icarus finds X.
@@ -178,13 +179,13 @@ def _verilator(
         *(_trace_flags() if waves else ()),
         *MODEL_FLAGS, *flags,
         WAIVERS, "public.vlt", "design.sv",
-        cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp",
+        main,
     ]  # fmt: skip
     (work / "flags").write_text(" ".join(str(part) for part in command[1:]))
     _call(command, work, tool.environment())
     variables = make_variables()
     runtime = take_runtime(work, tool.version, tools.compiler_version(), variables, waves, flags)
-    merge_sources(work)
+    merge_sources(work, main)
     make = ["make", f"-j{JOBS}", "-f", "Vtop.mk", *variables]
     _call(make, work, {**tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""})
     keep_runtime(work, runtime)

@@ -19,6 +19,7 @@ MODEL_FLAGS = () if OPTIMISE == "-O2" else ("--inline-mult", "100")
 _FEW_ALIASES = "--param=sccvn-max-alias-queries-per-access=30"
 
 _FAST, _SLOW = "model_fast", "model_slow"
+_SHORT = 200_000  # bytes
 
 
 def make_variables() -> list[str]:
@@ -29,20 +30,29 @@ def make_variables() -> list[str]:
     return [
         "CXX=g++", "LINK=g++", "AR=ar", "PERL=perl", f"PYTHON3={sys.executable}",
         f"OPT_FAST={OPTIMISE} {_FEW_ALIASES}", "OPT_SLOW=-O0", f"OPT_GLOBAL={OPTIMISE}",
-        "VM_PARALLEL_BUILDS=1", f"VM_FAST={_FAST}", f"VM_SLOW={_SLOW}",
-        "VK_PCH_H=none", "VK_PCH_I_FAST=", "VK_PCH_I_SLOW=",
+        "VM_PARALLEL_BUILDS=1", f"VM_USER_CLASSES={_FAST}", "VM_FAST=", f"VM_SLOW={_SLOW}",
+        "VK_PCH_H=none", "VK_PCH_I_SLOW=",
         *(["OBJCACHE=ccache"] if tools.ccache() else []),
     ]  # fmt: skip
 
 
-def merge_sources(folder: Path) -> None:
+def merge_sources(folder: Path, main: Path) -> None:
     """One file of what runs in every cycle, one of what runs once, in place of the many that Verilator wrote.
 
-    The model's headers take a second or two to read, and as much again precompiled for each of two kinds of files.
+    The model's headers take a second or two to read, and as much again precompiled for each of two kinds of files. What
+    runs once is not worth a file if it is short.
+
+    Parameters
+    ----------
+    folder : Path
+        With the sources of model ``Vtop``.
+    main : Path
+        The C++ around the model, which is compiled with what runs in every cycle.
     """
     sources = sorted(folder.glob("Vtop*.cpp"))
-    for name, slow in ((_FAST, False), (_SLOW, True)):
-        names = [path.name for path in sources if path.stem.endswith("__Slow") == slow]
-        (folder / f"{name}.cpp").write_text("".join(f'#include "{name}"\n' for name in names))
-    for kind in ("fast", "slow"):  # what the makefile takes for the precompiled headers
-        (folder / f"none.{kind}.gch").touch()
+    fast, slow = ([path for path in sources if path.stem.endswith("__Slow") == kind] for kind in (False, True))
+    if sum(path.stat().st_size for path in slow) < _SHORT:
+        fast, slow = [*fast, *slow], []
+    for name, paths in ((_FAST, [*fast, main]), (_SLOW, slow)):
+        (folder / f"{name}.cpp").write_text("".join(f'#include "{path.resolve()}"\n' for path in paths))
+    (folder / "none.slow.gch").touch()  # what the makefile takes for a precompiled header

@@ -86,7 +86,7 @@ def _build(
     variables = make_variables()
     good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
     if good:
-        merge_sources(objects)
+        merge_sources(objects, folder / "shim.cpp")
     # The library does not depend on the model, but tracing is a part of it.
     traced = "--trace" in flags
     runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), variables, _FLAGS, traced)
