@@ -21,7 +21,7 @@ import cocotb_tools.config
 
 from . import tools
 from .cache import cache_folder, digest, locked
-from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources
+from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources, recipe_version
 from .runtime import keep_runtime, take_runtime
 
 __all__ = ["WAIVERS", "BuildError", "Built", "build", "top_ports"]
@@ -117,7 +117,7 @@ def build(
     tools.check(simulator)
     recipe = _verilator if simulator == "verilator" else _icarus
     versions = (
-        (tools.verilator().version, tools.compiler_version(), *make_variables(), WAIVERS.read_text())
+        (tools.verilator().version, tools.compiler_version(), recipe_version(), WAIVERS.read_text())
         if simulator == "verilator"
         else (tools.icarus_version(),)
     )

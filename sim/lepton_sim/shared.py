@@ -8,7 +8,7 @@ from pathlib import Path
 from . import tools
 from .build import WAIVERS, BuildError
 from .cache import cache_folder, digest, locked
-from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources
+from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources, recipe_version
 from .runtime import keep_runtime, take_runtime
 
 __all__ = ["build_shared"]
@@ -53,7 +53,7 @@ def build_shared(
         *(headers or {}).items(),
         WAIVERS.read_text(),
         *flags,
-        *make_variables(),
+        recipe_version(),
         tool.version,
         tools.compiler_version(),
     )
