@@ -8,7 +8,9 @@ from tests.gateware.top.planted import BUGS, CONFIG, PROGRAM_BUGS, active, core_
 
 pytestmark = [pytest.mark.verilator, pytest.mark.slow]
 
-BATCHES = [("tiny", number, 100) for number in range(5)] + [("ecp5", 5, 16), ("default", 6, 6)]
+BATCHES = [("tiny", number, 100) for number in range(5)] + [("ecp5", 5, 16), ("train", 6, 6)]
+"""Presets, numbers and sizes of batches. `train` stands for both 16x16 presets, which take minutes to build: `default`
+is what `make sim` runs. Four contexts side by side are in `test_contexts.py`."""
 
 
 @pytest.mark.parametrize(("preset", "batch", "programs"), BATCHES)
