@@ -48,8 +48,9 @@ def designs(only: str | None = None) -> Iterator[tuple[str, Callable[[], str]]]:
         name = f"lepton_npu_{preset}"
         if only in (None, name):
             yield name, lambda preset=preset: generate_preset(preset)[0]  # type: ignore[misc]
-    for name, (factory, _) in UNITS.items():
-        if only in (None, name):
+    for unit, (factory, _) in UNITS.items():
+        name = f"unit_{unit}"  # a module may not be called as one of its ports is
+        if only in (None, unit):
             yield name, lambda name=name, factory=factory: generate(factory(), name)[0]  # type: ignore[misc]
 
 
