@@ -220,13 +220,13 @@ def _short_zeros(fragment: Fragment) -> Iterator[None]:
 
     `_zeros` writes the constants that are then missing.
     """
-    words = {id(data): (data._init, data._init._raw) for data in _memories(fragment) if not any(data._init._raw)}
+    words = [(data._init, data._init._raw) for data in _memories(fragment) if not any(data._init._raw)]
     try:
-        for init, _ in words.values():
+        for init, _ in words:
             init._raw = []
         yield
     finally:
-        for init, raw in words.values():
+        for init, raw in words:
             init._raw = raw
 
 
