@@ -60,3 +60,18 @@ def test_late_arcs_that_stay_late_do_not_cost_the_row(monkeypatch):
     row = synth.place_and_route(SkidBuffer(8), "skid", 80.0)
     assert row["fmax"] > 150
     assert calls == [True, False]
+
+
+def test_a_unit_may_have_router1_which_has_no_such_rounds(monkeypatch):
+    run, calls = synth.subprocess.run, []
+
+    def watched(command, **options):
+        calls.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(synth, "subprocess", SimpleNamespace(**vars(synth.subprocess) | {"run": watched}))
+    monkeypatch.setattr(synth, "ROUTER1_UNITS", ("skid",))
+    assert synth.place_and_route(SkidBuffer(8), "skid", 80.0)["fmax"] > 150
+    (command,) = calls
+    assert command[command.index("--router") + 1] == "router1"
+    assert "--tmg-ripup" not in command
