@@ -11,25 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from amaranth.hdl import Instance, Module, Signal, Value
-from amaranth.lib.wiring import connect, flipped
-from lepton_npu.array.tile_memory import TileMemory
-from lepton_npu.bus.master import AxiMaster
-from lepton_npu.spec.config import PRESETS, NpuConfig
+from amaranth.hdl import Instance, Signal
 from lepton_npu.top import LeptonNpu
 from lepton_npu.verilog import generate
+from lepton_sim import side_by_side
 from lepton_sim.cache import kept_text
 from lepton_sim.harness.build import build_harness
 
 from formal.planted import Bug, planted
+from tests.gateware.top.planted_units import LateOwner, LostBeat, NewestFirst, Planted, SwappedTile
 
-__all__ = ["BUGS", "BUS_BUGS", "CONFIG", "PROGRAM_BUGS", "Planted", "active", "core_with_bugs"]
+__all__ = ["BUGS", "BUS_BUGS", "CONFIG", "CONTEXT_BUGS", "PROGRAM_BUGS", "active", "core_with_bugs"]
 
 chosen = Signal(8, name="chosen_bug")
 """Number of the active bug, by its place in the core's bugs; 0: none."""
 
-CONFIG = replace(PRESETS["tiny"], outstanding=2)
-"""Of the core with `BUGS`; few bursts in flight, so that one that goes out behind an error is seen."""
+CONFIG = replace(side_by_side.CONFIG, outstanding=2)
+"""Four contexts, for those who are hostile; few bursts in flight, so that one that goes out behind an error is seen."""
 
 _CHOICE = """
 module planted(number);
@@ -37,53 +35,6 @@ module planted(number);
   initial if (!$value$plusargs("planted=%d", number)) number = 0;
 endmodule
 """
-
-
-class Planted:
-    """What replaces a unit, and is like it while ``bug`` is 0."""
-
-    bug: Value
-    """Whether it is active; `core_with_bugs` sets it."""
-
-
-class SwappedTile(Planted, TileMemory):
-    """A transposed stationary tile is its neighbour."""
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = TileMemory(self.config)
-        connect(m, flipped(self.streamed), inner.streamed)
-        connect(m, flipped(self.write), inner.write)
-        port = self.stationary
-        m.d.comb += [
-            inner.stationary.en.eq(port.en),
-            inner.stationary.row.eq(port.row ^ ((port.transpose & self.bug) << self.config.side_bits)),
-            inner.stationary.transpose.eq(port.transpose),
-            port.data.eq(inner.stationary.data),
-            port.exponent.eq(inner.stationary.exponent),
-        ]
-        return m
-
-
-class LostBeat(Planted, AxiMaster):
-    """One write beat in 64 never reaches the bus."""
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.inner = inner = AxiMaster(self._config)
-        for name in self.signature.members:
-            if name not in ("w", "quiet"):
-                connect(m, flipped(getattr(self, name)), getattr(inner, name))
-        count, lost = Signal(6), Signal()
-        m.d.comb += [
-            lost.eq((count == 63) & self.bug),
-            inner.w.payload.eq(self.w.payload),
-            inner.w.valid.eq(self.w.valid & ~lost),
-            self.w.ready.eq(inner.w.ready | lost),
-            self.quiet.eq(inner.quiet),
-        ]
-        m.d.sync += count.eq(count + (self.w.valid & self.w.ready))
-        return m
 
 
 Bugs = Mapping[str, Bug | tuple[str, type[Planted]]]
@@ -145,8 +96,19 @@ BUS_BUGS: Bugs = {
 }
 """What sweeps over errors and resets find."""
 
-BUGS: Bugs = {**PROGRAM_BUGS, **BUS_BUGS}
-"""Those of the core of `CONFIG`."""
+CONTEXT_BUGS: Bugs = {
+    "owner known late": ("lepton_npu.core.EngineShare", LateOwner),
+    "records to the newest": ("lepton_npu.core.FetchShare", NewestFirst),
+    # Every partition of the vector memory begins at row 0.
+    "partitions at row 0": Bug(
+        "control.partition",
+        "base.eq(fields.base & ~mask)",
+        'base.eq(fields.base & ~mask & ~(BUG & (name == "vmem")).replicate(width))',
+    ),
+}
+"""What hostile contexts find."""
+
+BUGS: Bugs = {**PROGRAM_BUGS, **BUS_BUGS, **CONTEXT_BUGS}
 
 
 class _Core(LeptonNpu):
@@ -158,8 +120,8 @@ class _Core(LeptonNpu):
         return m
 
 
-def core_with_bugs(config: NpuConfig, bugs: Bugs) -> Path:
-    """The harness of a core that has all ``bugs``, of which `active` chooses one.
+def core_with_bugs() -> Path:
+    """The harness of the core of `CONFIG` with all `BUGS`, of which `active` chooses one.
 
     Raises
     ------
@@ -167,28 +129,28 @@ def core_with_bugs(config: NpuConfig, bugs: Bugs) -> Path:
         If the text that a bug changes is not there once.
     """
     texts, units = [], {}
-    for number, bug in enumerate(bugs.values(), 1):
+    for number, bug in enumerate(BUGS.values(), 1):
         if isinstance(bug, Bug):
             texts.append(replace(bug, new=bug.new.replace("BUG", f"(chosen == {number})")))
         else:
             place, unit = bug
             units[place] = type(unit.__name__, (unit,), {"bug": chosen == number})
-    sources = {inspect.getfile(bug[1]) for bug in bugs.values() if not isinstance(bug, Bug)}
+    sources = {inspect.getfile(bug[1]) for bug in BUGS.values() if not isinstance(bug, Bug)}
 
     def verilog() -> str:
         with ExitStack() as stack:
             stack.enter_context(planted(*texts, names={"chosen": chosen}))
             for place, unit in units.items():
                 stack.enter_context(mock.patch(place, unit))
-            return generate(_Core(config), "lepton_npu")[0] + _CHOICE
+            return generate(_Core(CONFIG), "lepton_npu")[0] + _CHOICE
 
-    key = (config, *bugs.items(), Path(__file__).read_text(), *(Path(source).read_text() for source in sorted(sources)))
-    return build_harness(kept_text("planted", key, verilog), config)
+    key = (CONFIG, *BUGS.items(), Path(__file__).read_text(), *(Path(source).read_text() for source in sorted(sources)))
+    return build_harness(kept_text("planted", key, verilog), CONFIG)
 
 
 @contextmanager
-def active(bugs: Bugs, name: str | None) -> Iterator[None]:
-    """Cores of ``bugs`` that are made meanwhile have the bug ``name``, or None of them."""
-    number = 0 if name is None else 1 + list(bugs).index(name)
+def active(name: str | None) -> Iterator[None]:
+    """Cores that are made meanwhile have the bug ``name`` of `BUGS`, or None of them."""
+    number = 0 if name is None else 1 + list(BUGS).index(name)
     with mock.patch.dict(os.environ, LEPTON_PLUSARG=f"+planted={number}"):
         yield

@@ -8,7 +8,7 @@ from lepton_sim.harness import BusResponse, HarnessError
 
 from tests.gateware.top import test_bus_errors as errors
 from tests.gateware.top.bus_bench import BusBench
-from tests.gateware.top.planted import BUGS, CONFIG, active, core_with_bugs
+from tests.gateware.top.planted import CONFIG, active, core_with_bugs
 from tests.gateware.top.test_resets import resets_in_a_command
 
 pytestmark = [pytest.mark.verilator, pytest.mark.slow]
@@ -41,7 +41,7 @@ RESETS = {
 
 
 def sweep(name: str, seed: int):
-    library = core_with_bugs(CONFIG, BUGS)
+    library = core_with_bugs()
     bench = BusBench(CONFIG, errors.SIZE, errors.BASE, np.random.default_rng(seed), library)
     SWEEPS[name](bench, seed)
     bench.close()
@@ -49,20 +49,20 @@ def sweep(name: str, seed: int):
 
 @pytest.mark.parametrize("bug", LOST)
 def test_an_error_that_is_lost_is_found(bug, seed):
-    with active(BUGS, bug), pytest.raises(AssertionError, match="beat"):
+    with active(bug), pytest.raises(AssertionError, match="beat"):
         sweep(LOST[bug], seed)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_without_a_bug_nothing_is_found(name, seed):
-    with active(BUGS, None):
+    with active(None):
         sweep(name, seed)
 
 
 @pytest.mark.parametrize("bug", RESETS)
 def test_a_reset_that_waits_wrongly_is_found(bug, seed):
-    library = core_with_bugs(CONFIG, BUGS)
-    with active(BUGS, None):
+    library = core_with_bugs()
+    with active(None):
         resets_in_a_command(RESETS[bug], seed, library, CONFIG)
-    with active(BUGS, bug), pytest.raises((AssertionError, HarnessError)):
+    with active(bug), pytest.raises((AssertionError, HarnessError)):
         resets_in_a_command(RESETS[bug], seed, library, CONFIG)

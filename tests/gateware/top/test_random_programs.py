@@ -4,7 +4,7 @@ import pytest
 from lepton_npu.spec.config import PRESETS
 from lepton_sim.soak import run_programs
 
-from tests.gateware.top.planted import BUGS, CONFIG, PROGRAM_BUGS, active, core_with_bugs
+from tests.gateware.top.planted import CONFIG, PROGRAM_BUGS, active, core_with_bugs
 
 pytestmark = [pytest.mark.verilator, pytest.mark.slow]
 
@@ -29,8 +29,8 @@ MAX_CYCLES = 100_000  # of a program on the small core; all others end within a 
 @pytest.mark.parametrize("bug", PROGRAM_BUGS)
 def test_planted_bug_is_found(bug, seed):
     """The same regression fails on a core with a bug, well within the number of programs that `make test` runs."""
-    library = core_with_bugs(CONFIG, BUGS)
-    with active(BUGS, bug):
+    library = core_with_bugs()
+    with active(bug):
         for program in range(seed * 1_000_000, seed * 1_000_000 + 60):
             if run_programs(CONFIG, [program], library, max_cycles=MAX_CYCLES)[2]:
                 return
@@ -40,8 +40,6 @@ def test_planted_bug_is_found(bug, seed):
 def test_core_with_bugs_is_right_without_them(seed):
     """What is found is the active bug, and nothing else about that build."""
     first = seed * 1_000_000
-    with active(BUGS, None):
-        _, _, failures = run_programs(
-            CONFIG, range(first, first + 10), core_with_bugs(CONFIG, BUGS), max_cycles=MAX_CYCLES
-        )
+    with active(None):
+        _, _, failures = run_programs(CONFIG, range(first, first + 10), core_with_bugs(), max_cycles=MAX_CYCLES)
     assert not failures, "\n".join(failures)
