@@ -1,5 +1,6 @@
 """A program: commands of the core, packed into the records of a ring."""
 
+import functools
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ def _extremes(base: int, *loops: tuple[int, int]) -> tuple[int, int]:
     """Least and greatest of ``base + sum of i * stride`` for loops ``(count, stride)``."""
     ends = [(count - 1) * stride for count, stride in loops]
     return base + sum(min(end, 0) for end in ends), base + sum(max(end, 0) for end in ends)
+
+
+@functools.lru_cache(maxsize=1024)
+def _row_extremes(rows: int, count0: int, count1: int, *strides: int) -> tuple[int, int]:
+    """Least and greatest place of ``rows`` rows, in a nest of loops of which the last round may be short."""
+    row = np.arange(rows)
+    steps = (row % count0, row // count0 % count1, row // (count0 * count1))
+    place = sum((step * stride for step, stride in zip(steps, strides)), np.zeros_like(row))
+    return int(place.min()), int(place.max())
 
 
 class Program:
@@ -146,15 +156,14 @@ class Program:
         b_planes = (Precision(b_precision).limbs, f["b_limb_stride"])
         k, n = f["k_tiles"], f["n_tiles"]
         self._tile("MATMUL.b_tile", *_extremes(f["b_tile"], (k, f["b_k_stride"]), (n, f["b_n_stride"]), b_planes))
-        m = np.arange(f["rows"])
-        steps = (m % f["count0"], m // f["count0"] % f["count1"], m // (f["count0"] * f["count1"]))
-        first = f["a_row"] + sum((step * f[f"a_stride{axis}"] for axis, step in enumerate(steps)), np.zeros_like(m))
+        nest = (f["rows"], f["count0"], f["count1"])
+        first, last = _row_extremes(*nest, *(f[f"a_stride{axis}"] for axis in range(3)))
         low, high = _extremes(f["a_tile"], (k, f["a_k_stride"]), a_planes)
-        side = self.config.side
-        self._tile("MATMUL.a_tile", (low * side + int(first.min())) // side, (high * side + int(first.max())) // side)
-        row = sum((step * f[f"acc_stride{axis}"] for axis, step in enumerate(steps)), np.zeros_like(m))
+        row, side = f["a_row"], self.config.side
+        self._tile("MATMUL.a_tile", (low * side + row + first) // side, (high * side + row + last) // side)
+        first, last = _row_extremes(*nest, *(f[f"acc_stride{axis}"] for axis in range(3)))
         low, high = _extremes(f["acc"], (n, f["acc_n_stride"]))
-        low, high, limit = low + int(row.min()), high + int(row.max()), ACC_SPACE + self.config.acc_rows
+        low, high, limit = low + first, high + last, ACC_SPACE + self.config.acc_rows
         if low < ACC_SPACE or high >= limit:
             raise ValueError(
                 f"MATMUL.acc must reach rows 0x{ACC_SPACE:x} to 0x{limit - 1:x} only, not {low:#x}..{high:#x}"

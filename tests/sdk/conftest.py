@@ -1,9 +1,22 @@
-"""What the tests of the SDK share: a device on the stand-in."""
+"""What the tests of the SDK share: a device on the stand-in, and JAX that compiles little."""
+
+import os
 
 import pytest
+from lepton_sim.cache import build_folder
 from leptonaicsdk import Device, runner
 
 from tests.sdk.standin import StandInBackend, StandInSession
+
+# Keras's own training on JAX runs for milliseconds after seconds of compilation, of much the same in every test.
+JAX_OPTIONS = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(build_folder() / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for name, value in JAX_OPTIONS.items():
+    os.environ.setdefault(name, value)
 
 
 @pytest.fixture

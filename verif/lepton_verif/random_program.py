@@ -32,15 +32,19 @@ def memory_size(config: NpuConfig) -> int:
     return max(1 << 16, config.row_bytes << 12)
 
 
+_FLAVOURS = ("normal", "wide", "integer", "zero", "special", "small", "bits")
+_SHARES = np.cumsum([0.5, 0.15, 0.1, 0.05, 0.08, 0.04, 0.08])  # summed, as `Generator.choice` would for every block
+_SHARES /= _SHARES[-1]
+
+
 def random_words(rng: np.random.Generator, count: int) -> np.ndarray:
     """Words, mostly ordinary numbers, in blocks of one flavour; some specials, some plain bits."""
     blocks: list[np.ndarray] = []
-    while sum(block.size for block in blocks) < count:
+    words = 0
+    while words < count:
         size = int(rng.integers(8, 64))
-        kind = rng.choice(
-            ["normal", "wide", "integer", "zero", "special", "small", "bits"],
-            p=[0.5, 0.15, 0.1, 0.05, 0.08, 0.04, 0.08],
-        )
+        words += size
+        kind = _FLAVOURS[int(_SHARES.searchsorted(rng.random(), "right"))]
         if kind == "bits":
             block = rng.integers(0, 1 << 32, size, np.uint32)
         elif kind == "small":
@@ -96,7 +100,7 @@ class Generator:
         self.bodies_end = BASE + size
 
     def pick(self, *values: int) -> int:
-        return int(self.rng.choice(values))
+        return int(values[self.rng.integers(len(values))])
 
     def below(self, high: int) -> int:
         """1 .. high, small values more often."""
