@@ -6,6 +6,7 @@ from `COMMANDS`. What the commands mean is in ``docs/architecture.md``.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 from .config import RECORD_BYTES
 from .translation import Access, TranslationFault
@@ -180,19 +181,24 @@ class Field:
     maximum: int | None = None
     enum: type[IntEnum] | None = None
 
-    @property
+    @cached_property
     def offset(self) -> int:
         """First bit in the record."""
         return self.word * 32 + self.lsb
 
-    @property
+    @cached_property
+    def mask(self) -> int:
+        """The record with all bits of this field set, and no others."""
+        return ((1 << self.width) - 1) << self.offset
+
+    @cached_property
     def low(self) -> int:
         """Least value allowed."""
         if self.minimum is not None:
             return self.minimum
         return -(1 << (self.width - 1)) if self.signed else 0
 
-    @property
+    @cached_property
     def high(self) -> int:
         """Greatest value allowed."""
         if self.enum is not None:
@@ -212,18 +218,30 @@ class Command:
     doc: str
     body: tuple[Field, ...] = ()
 
-    @property
+    @cached_property
     def fields(self) -> tuple[Field, ...]:
         """Header and body."""
         return HEADER + self.body
 
-    @property
+    @cached_property
     def reserved_mask(self) -> int:
         """The bits of a record that must be zero."""
         used = 0
         for field in self.fields:
-            used |= ((1 << field.width) - 1) << field.offset
+            used |= field.mask
         return ((1 << (RECORD_BYTES * 8)) - 1) & ~used
+
+    @cached_property
+    def _by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
+
+    @cached_property
+    def _least(self) -> int:
+        """The record without any value given."""
+        record = int(self.opcode) << self._by_name["opcode"].offset
+        for field in self.body:
+            record |= max(field.low, 0) << field.offset
+        return record
 
     def pack(self, **values: int) -> bytes:
         """Encode a record; fields not given are zero, or their least value where zero is not allowed.
@@ -233,17 +251,14 @@ class Command:
         ValueError
             For an unknown field or a value out of range; the message names the command, the field and the range.
         """
-        by_name = {field.name: field for field in self.fields}
-        values = {"opcode": int(self.opcode), **values}
-        for name in values:
-            if name not in by_name:
-                raise ValueError(f"{self.name} has no field {name!r}; its fields are {', '.join(by_name)}")
-        record = 0
-        for field in self.fields:
-            value = int(values.get(field.name, max(field.low, 0)))
+        record = self._least
+        for name, given in values.items():
+            field, value = self._by_name.get(name), int(given)
+            if field is None:
+                raise ValueError(f"{self.name} has no field {name!r}; its fields are {', '.join(self._by_name)}")
             if not field.low <= value <= field.high:
-                raise ValueError(f"{self.name}.{field.name} must be from {field.low} to {field.high}, not {value}")
-            record |= (value & ((1 << field.width) - 1)) << field.offset
+                raise ValueError(f"{self.name}.{name} must be from {field.low} to {field.high}, not {value}")
+            record = record & ~field.mask | value << field.offset & field.mask
         return record.to_bytes(RECORD_BYTES, "little")
 
     def unpack(self, record: bytes) -> dict[str, int]:
@@ -251,7 +266,7 @@ class Command:
         bits = int.from_bytes(record, "little")
         values = {}
         for field in self.fields:
-            value = bits >> field.offset & ((1 << field.width) - 1)
+            value = (bits & field.mask) >> field.offset
             if field.signed and value >> (field.width - 1):
                 value -= 1 << field.width
             values[field.name] = value
