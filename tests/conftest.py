@@ -41,6 +41,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a long test at the end would run alone
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if shutil.which("iverilog") is None:
         skip = pytest.mark.skip(reason="Icarus Verilog is not installed: apt-get install iverilog")
         for item in items:

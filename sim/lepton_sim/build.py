@@ -22,7 +22,7 @@ import cocotb_tools.config
 from . import tools
 from .cache import cache_folder, digest, locked
 from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources, recipe_version
-from .runtime import keep_runtime, take_runtime
+from .runtime import kept_runtime
 
 __all__ = ["WAIVERS", "BuildError", "Built", "build", "top_ports"]
 
@@ -183,12 +183,10 @@ def _verilator(
     ]  # fmt: skip
     (work / "flags").write_text(" ".join(str(part) for part in command[1:]))
     _call(command, work, tool.environment())
-    variables = make_variables()
-    runtime = take_runtime(work, tool.version, tools.compiler_version(), variables, waves, flags)
     merge_sources(work, main)
-    make = ["make", f"-j{JOBS}", "-f", "Vtop.mk", *variables]
-    _call(make, work, {**tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""})
-    keep_runtime(work, runtime)
+    make = ["make", f"-j{JOBS}", "-f", "Vtop.mk", *make_variables()]
+    with kept_runtime(work, *flags):
+        _call(make, work, {**tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""})
     for pattern in ("*.o", "*.a", "*.cpp", "*.gch", "*.d", "*.h", "*.dat", "*.mk"):
         for item in work.glob(pattern):
             item.unlink()

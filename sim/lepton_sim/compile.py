@@ -14,7 +14,10 @@ JOBS = 2  # compiler processes of one build; the tests run on two processors as 
 OPTIMISE = os.environ.get("LEPTON_OPTIMISE", "-O2")
 
 # Tests build more than they run: lanes stay calls then, so a 16x16 core runs 15 % slower and builds in 2/3 of the time.
-MODEL_FLAGS = () if OPTIMISE == "-O2" else ("--inline-mult", "100")
+_CALLS = () if OPTIMISE == "-O2" else ("--inline-mult", "100")
+
+# Programs are compiled as shared libraries are: Verilator's own library then serves both.
+MODEL_FLAGS = ("-CFLAGS", "-fPIC -std=c++17", *_CALLS)
 
 # A model is functions of thousands of lines on one structure: GCC spends half of its time, and finds nothing, in asking
 # of each read which of up to 1000 stores before it may be to the same place.

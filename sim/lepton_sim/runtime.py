@@ -1,37 +1,34 @@
-"""Verilator's own library (``verilated*.o``), which every build links: compiled once for each set of flags."""
+"""Verilator's own library (``verilated*.o``), which every build links: each of its files is compiled once."""
 
+import contextlib
+import os
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from . import tools
 from .cache import cache_folder, digest, locked
+from .compile import recipe_version
 
-__all__ = ["keep_runtime", "take_runtime"]
+__all__ = ["kept_runtime"]
 
 
-def take_runtime(folder: Path, *key: object) -> Path:
-    """Put the kept objects of ``key`` (tools and flags), if there are any, where ``make`` will look for them.
+@contextlib.contextmanager
+def kept_runtime(folder: Path, *flags: str) -> Iterator[None]:
+    """Around ``make`` in ``folder``: it finds the objects that there are, and those that it has made are kept.
 
-    Returns
-    -------
-    Path
-        Where they are kept, for `keep_runtime`.
+    They depend on the tools, on how all models are compiled, and on the ``flags`` of this one, but not on the model:
+    what only models with waveforms need are files of their own.
     """
-    runtime = cache_folder() / f"runtime-{digest(*key)}"
-    if runtime.is_dir():
-        folder.mkdir(exist_ok=True)
-        for item in runtime.iterdir():
-            shutil.copyfile(item, folder / item.name)
-    return runtime
-
-
-def keep_runtime(folder: Path, runtime: Path) -> None:
-    """Keep the objects that a build has made in ``folder``."""
-    if runtime.is_dir():
-        return
-    with locked(runtime.with_name(runtime.name + ".lock")):
-        if not runtime.is_dir():
-            fresh = Path(tempfile.mkdtemp(prefix=".runtime-", dir=cache_folder()))
-            for item in folder.glob("verilated*.o"):
-                shutil.copyfile(item, fresh / item.name)
-            fresh.rename(runtime)
+    key = digest(tools.verilator().version, tools.compiler_version(), recipe_version(), *flags)
+    kept = cache_folder() / f"runtime-{key}"
+    kept.mkdir(parents=True, exist_ok=True)
+    for item in kept.glob("*.o"):
+        shutil.copyfile(item, folder / item.name)
+    yield
+    with locked(kept.with_name(kept.name + ".lock")):
+        for item in folder.glob("verilated*.o"):
+            if not (kept / item.name).exists():
+                fresh = kept / f".{item.name}.{os.getpid()}"
+                shutil.copyfile(item, fresh)
+                fresh.replace(kept / item.name)

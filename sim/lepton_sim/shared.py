@@ -9,13 +9,13 @@ from . import tools
 from .build import WAIVERS, BuildError
 from .cache import cache_folder, digest, locked
 from .compile import JOBS, MODEL_FLAGS, make_variables, merge_sources, recipe_version
-from .runtime import keep_runtime, take_runtime
+from .runtime import kept_runtime
 
 __all__ = ["build_shared"]
 
 _FLAGS = (
     "--cc", "--exe", "--prefix", "Vtop", "-O3", "--x-assign", "fast", "--x-initial", "unique",
-    "--no-timing", "-Wno-fatal", "-LDFLAGS", "-shared", "-CFLAGS", "-fPIC -std=c++17",
+    "--no-timing", "-Wno-fatal", "-LDFLAGS", "-shared",
 )  # fmt: skip
 
 
@@ -83,15 +83,12 @@ def _build(
         said += done.stdout + done.stderr
         return done.returncode == 0
 
-    variables = make_variables()
     good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
     if good:
         merge_sources(objects, folder / "shim.cpp")
-    # The library does not depend on the model, but tracing is a part of it.
-    traced = "--trace" in flags
-    runtime = take_runtime(objects, "shared", tool.version, tools.compiler_version(), variables, _FLAGS, traced)
+        with kept_runtime(objects):
+            good = call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *make_variables())
     library = objects / "model.so"
-    if not (good and call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *variables) and library.exists()):
+    if not (good and library.exists()):
         raise BuildError(f"building {target.name} failed:\n{said[-4000:]}")
-    keep_runtime(objects, runtime)
     os.replace(library, target)
