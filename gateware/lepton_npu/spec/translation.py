@@ -5,6 +5,7 @@ section "Sv39: Page-Based 39-bit Virtual-Memory System". The rules are in docs/m
 """
 
 from enum import IntEnum, IntFlag
+from functools import cache
 
 __all__ = [
     "ASID_BITS",
@@ -96,6 +97,7 @@ class TranslationFault(IntEnum):
     ACCESS_FETCH = 7
 
 
+@cache
 def fault_of(access: Access, *, page: bool) -> TranslationFault:
     """The page fault (the table forbids it) or access fault (the table cannot be read, or names no memory)."""
     return TranslationFault(access + 1 + (0 if page else 4))

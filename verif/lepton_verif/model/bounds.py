@@ -67,7 +67,8 @@ _LIMIT = {Precision.P8: 0x7F, Precision.P16: 0x7F7F, Precision.P32: 0x7F7F7F}
 def _tile_powers(magnitude: Array, side: int) -> Array:
     """2^E of each element's tile, in the shape of the matrix; 0 in a tile of zeros."""
     rows, cols = magnitude.shape
-    padded = np.pad(magnitude, ((0, -rows % side), (0, -cols % side)))
+    padded = np.zeros((rows + -rows % side, cols + -cols % side))
+    padded[:rows, :cols] = magnitude
     largest = padded.reshape(padded.shape[0] // side, side, -1, side).max(axis=(1, 3))
     powers = np.where(largest > 0, np.exp2(np.frexp(largest)[1] - 1.0), 0.0)
     return powers.repeat(side, axis=0).repeat(side, axis=1)[:rows, :cols]

@@ -8,6 +8,9 @@ from lepton_npu.spec.translation import Access, TranslationFault, fault_of
 __all__ = ["BusError", "Translation", "translate"]
 
 
+_FLAGS = [tuple(byte >> bit & 1 for bit in range(8)) for byte in range(256)]  # bit 0, V, first
+
+
 class BusError(Exception):
     """A read of memory that has an error response."""
 
@@ -58,7 +61,7 @@ def translate(memory: Callable[[int], int], root: int, va: int, access: Access, 
             pte = memory(address)
         except BusError:
             return Translation(access_fault, reads=tuple(reads))
-        v, r, w, x, u, g, a, d = (pte >> bit & 1 for bit in range(8))
+        v, r, w, x, u, g, a, d = _FLAGS[pte & 0xFF]
         physical = (pte >> 10 & (1 << 44) - 1) << 12
         is_global |= bool(g)
         if not v or (w and not r) or pte >> 54:
