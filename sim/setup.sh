@@ -51,7 +51,7 @@ make_venv() {
         "$python" -m venv --clear "$venv"
     fi
     echo "lepton: installing the pinned packages of requirements.lock"
-    # Not compiled: Python compiles what is imported, a tenth of it, in a quarter of the time.
+    # Without compiling every module: Python does that for those that are imported.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
     # cocotb loads Python as a shared library, which Debian packages separately.

@@ -12,7 +12,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 def keras():
     """Keras, or a reason to skip; its generators begin with the same seed, its methods are its own before and after."""
     module = pytest.importorskip("keras", reason='Keras is not installed: pip install ".[keras]"', exc_type=ImportError)
-    module.utils.clear_session()
+    module.utils.clear_session(free_memory=False)  # collecting garbage would take half of these tests
     module.utils.set_random_seed(3)
     own = {"fit", "evaluate", "predict"}
     assert not own & set(vars(module.Model))
