@@ -77,18 +77,15 @@ def _build(
     environment = {**os.environ, **tool.environment(), "MAKEFLAGS": "", "MAKELEVEL": ""}
     objects, said = folder / "obj_dir", ""
 
-    def call(*command: str) -> bool:
+    def call(*command: str):
         nonlocal said
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         said += done.stdout + done.stderr
-        return done.returncode == 0
+        if done.returncode:
+            raise BuildError(f"building {target.name} failed:\n{said[-4000:]}")
 
-    good = call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
-    if good:
-        merge_sources(objects, folder / "shim.cpp")
-        with kept_runtime(objects):
-            good = call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *make_variables())
-    library = objects / "model.so"
-    if not (good and library.exists()):
-        raise BuildError(f"building {target.name} failed:\n{said[-4000:]}")
-    os.replace(library, target)
+    call(str(tool.executable), *flags, "-o", "model.so", str(WAIVERS), "top.sv", "shim.cpp")
+    merge_sources(objects, folder / "shim.cpp")
+    with kept_runtime(objects):
+        call("make", f"-j{JOBS}", "-C", "obj_dir", "-f", "Vtop.mk", *make_variables())
+    os.replace(objects / "model.so", target)

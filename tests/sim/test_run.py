@@ -9,6 +9,7 @@ import lepton_sim
 import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
+from lepton_sim.shared import build_shared
 
 from tests.sim.skid import SkidBuffer
 
@@ -104,3 +105,11 @@ def test_a_testbench_that_cannot_start_is_an_error(tmp_path):
 def test_bad_verilog_is_an_error(sim, tmp_path):
     with pytest.raises(lepton_sim.BuildError, match=r"(?s)failed:.*design\.sv"):
         lepton_sim.build("module top(clk);\n  input clk\nendmodule\n", "top", simulator=sim)
+
+
+@pytest.mark.parametrize(("end", "source"), [("endmodul", ""), ("endmodule", '#include "Vtop.h"\nint x = "text";\n')])
+def test_a_shared_library_that_cannot_be_built_is_an_error(end, source):
+    """By Verilator, or by the compiler: the message has what it said."""
+    said = r"top\.sv" if end == "endmodul" else r"shim\.cpp:2"
+    with pytest.raises(lepton_sim.BuildError, match=rf"(?s)building broken-.*{said}"):
+        build_shared("broken", f"module top(input clk);\n{end}\n", source)
