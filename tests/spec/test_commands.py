@@ -111,6 +111,8 @@ def test_pack_refuses_what_is_out_of_range(command, data):
 def test_pack_refuses_unknown_fields(command):
     with pytest.raises(ValueError, match=f"^{command.name} has no field 'colour'; its fields are opcode, wait, post"):
         command.pack(colour=1)
+    with pytest.raises(ValueError, match=f"^{command.name} has no field 'colour'"):
+        command.pack(colour="blue")
 
 
 # ---- The decoder's checks.

@@ -253,9 +253,10 @@ class Command:
         """
         record = self._least
         for name, given in values.items():
-            field, value = self._by_name.get(name), int(given)
+            field = self._by_name.get(name)
             if field is None:
                 raise ValueError(f"{self.name} has no field {name!r}; its fields are {', '.join(self._by_name)}")
+            value = int(given)
             if not field.low <= value <= field.high:
                 raise ValueError(f"{self.name}.{name} must be from {field.low} to {field.high}, not {value}")
             record = record & ~field.mask | value << field.offset & field.mask
